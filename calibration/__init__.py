@@ -1,0 +1,1 @@
+"""INT8 scales from training identities only."""

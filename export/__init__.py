@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: ONNX graphs, manifest and parity check."""

@@ -1,0 +1,177 @@
+"""The command `mip-edge`: joins the subcommands, sets up logging, makes one line of an error."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import logging
+from importlib import import_module
+from typing import NamedTuple, cast
+
+import click
+
+from mip_edge import __version__
+from mip_edge.doctor import DEPENDENCIES, PACKAGES
+from mip_edge.errors import MipEdgeError
+
+INTERRUPTED = 130
+"""Exit code of a command that was stopped by Ctrl-C: 128 + SIGINT, as shells count."""
+
+
+class Subcommand(NamedTuple):
+    """Where a subcommand lives, and the line `--help` shows without importing it."""
+
+    target: str
+    help: str
+
+
+COMMANDS: dict[str, Subcommand] = {
+    "demo": Subcommand(
+        "mip_edge.commands.demo:demo",
+        "Walk one crop all the way on synthetic people, from training to a match across cameras",
+    ),
+    "train": Subcommand("mip_edge.commands.train:train", "Train a model on a folder of crops"),
+    "evaluate": Subcommand(
+        "mip_edge.commands.evaluate:evaluate",
+        "Measure Rank-k, mAP and mINP of a model in both directions",
+    ),
+    "export": Subcommand(
+        "mip_edge.commands.export:export",
+        "Export the checkpoint WEIGHTS to a bundle for the device",
+    ),
+    "benchmark": Subcommand(
+        "mip_edge.commands.benchmark:benchmark",
+        "Time engines on BUNDLE, in turn: median and 95th percentile of milliseconds a crop",
+    ),
+    "embed": Subcommand("mip_edge.commands.embed:embed", "Embed images into unit-length vectors"),
+    "search": Subcommand(
+        "mip_edge.commands.search:search", "Search query images in a folder of gallery images"
+    ),
+    "live": Subcommand(
+        "mip_edge.commands.live:live",
+        "Recognise people across the cameras of --source with the model of BUNDLE",
+    ),
+    "synthetic": Subcommand(
+        "mip_edge.commands.synthetic:synthetic", "Draw a data set of synthetic people"
+    ),
+    "pretrain": Subcommand(
+        "mip_edge.commands.pretrain:pretrain", "Make the starting checkpoint from synthetic people"
+    ),
+    "doctor": Subcommand(
+        "mip_edge.commands.doctor:doctor",
+        "Show versions, devices, and which engines open on this machine",
+    ),
+}
+
+
+class CommandTable(click.Group):
+    """A click group whose commands are imported only when they run or show their own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table: the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand, or None if the table has no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
+        return cast(click.Command, getattr(import_module(module), attribute))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with the nearest name suggested for one that is unknown."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command '{name}'. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table alone, so that `--help` imports none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a subcommand; what the user can mend becomes one line, our own bugs a traceback."""
+        try:
+            return super().invoke(ctx)
+        except MipEdgeError as error:
+            raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            advice = missing_extra(error)
+            if advice is None:
+                raise
+            raise advice from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            where = f" while writing {error.filename}" if error.filename else ""
+            raise click.ClickException(
+                f"No space left on the disk{where}. Free some, or choose another place."
+            ) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def missing_extra(error: ModuleNotFoundError) -> click.ClickException | None:
+    """The line that names the extra to install, or None if the module is none of our extras'."""
+    missing = (error.name or "").partition(".")[0]
+    for dependency in DEPENDENCIES:
+        if dependency.module.partition(".")[0] == missing:
+            return click.ClickException(f"{missing} is not installed. {dependency.remedy}")
+    return None
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines to whatever stderr is now, so that progress bars and tests can capture it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(self.format(record), err=True)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """The bare message for what we tell by default; its level in front from a warning upwards."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, with the traceback below it if the record carries one."""
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname}: {text}"
+
+
+def set_up_logging(verbose: int) -> None:
+    """Tell what we do; with 1 also every detail and by whom, with 2 also what libraries tell."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, ConsoleHandler)]:
+        root.removeHandler(handler)
+    handler = ConsoleHandler()
+    handler.setFormatter(ConsoleFormatter("%(name)s: %(message)s" if verbose else None))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if verbose > 1 else logging.WARNING)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@click.group(cls=CommandTable, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="mip-edge", message="%(prog)s %(version)s")
+@click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    help="Tell every detail on stderr; -vv also what the libraries tell.  [default: the steps]",
+)
+def cli(verbose: int) -> None:
+    """Recognise people across visible and infrared cameras, from training to the edge device.
+
+    Begin with `mip-edge demo`: it needs no data.
+    """
+    set_up_logging(verbose)
+
+
+def main() -> None:
+    """Entry of the console script."""
+    cli(prog_name="mip-edge")

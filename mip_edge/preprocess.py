@@ -1,0 +1,42 @@
+"""The one preparation of a crop for inference: live, calibration and evaluation all call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from mip_edge.errors import ImageError
+from mip_edge.spec import Batch, Crop, EmbedderSpec
+
+
+
+def prepare(crops: Sequence[Crop], spec: EmbedderSpec) -> Batch:
+    """Crops of any size to the batch that `spec` promises, (N, H, W, C) uint8.
+
+    Bilinear resize without antialiasing, as published; an infrared crop becomes its one channel.
+    Raises: ImageError for a crop that is not (h, w, 3) or (h, w) uint8, or is empty.
+    """
+    batch = np.empty((len(crops), *spec.batch_shape), dtype=np.uint8)
+    for index, crop in enumerate(crops):
+        batch[index] = _prepare_one(crop, spec)
+    return batch
+
+
+def _prepare_one(crop: Crop, spec: EmbedderSpec) -> Batch:
+    if crop.dtype != np.uint8 or crop.ndim not in (2, 3) or 0 in crop.shape:
+        raise ImageError(
+            f"a crop of shape {crop.shape} and type {crop.dtype} came; "
+            "expected (height, width, 3) or (height, width) uint8, not empty"
+        )
+    if crop.ndim == 3 and crop.shape[2] == 1:
+        crop = crop[:, :, 0]
+    if crop.ndim == 3 and crop.shape[2] != 3:
+        raise ImageError(f"a crop has {crop.shape[2]} channels; expected 3 (RGB) or 1")
+    if spec.channels == 1 and crop.ndim == 3:
+        crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    elif spec.channels == 3 and crop.ndim == 2:
+        crop = cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB)
+    resized = cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(spec.batch_shape)

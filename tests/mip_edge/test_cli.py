@@ -1,0 +1,209 @@
+"""The command `mip-edge`: its table, its speed, and one line for what the user can mend."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import subprocess
+import sys
+import time
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mip_edge import __version__, cli
+from mip_edge.errors import DatasetError, MipEdgeError
+
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "cv2", "numpy", "matplotlib", "rich")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.cli, list(arguments))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Put a command `fail` into the table; it raises what the test appends."""
+    raised: list[BaseException] = []
+
+    @click.command()
+    def fail() -> None:
+        raise raised[0]
+
+    get_command = cli.CommandTable.get_command
+
+    def with_fail(self: cli.CommandTable, ctx: click.Context, name: str) -> click.Command | None:
+        return fail if name == "fail" else get_command(self, ctx, name)
+
+    monkeypatch.setitem(cli.COMMANDS, "fail", cli.Subcommand("nowhere:fail", "Fail"))
+    monkeypatch.setattr(cli.CommandTable, "get_command", with_fail)
+    return raised
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_short_help_of_the_table_is_the_commands_own(name: str) -> None:
+    with click.Context(cli.cli) as ctx:
+        command = cli.cli.get_command(ctx, name)
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(limit=200).rstrip(".") == cli.COMMANDS[name].help
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_option_has_help_and_the_command_shows_it(name: str) -> None:
+    with click.Context(cli.cli) as ctx:
+        command = cli.cli.get_command(ctx, name)
+    assert command is not None
+    silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+    assert silent == []
+    shown = run(name, "--help")
+    assert shown.exit_code == 0
+    assert cli.COMMANDS[name].help in " ".join(shown.output.split())
+
+
+def test_help_lists_every_command_in_the_order_of_the_table() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.output.split("Commands:")[1].splitlines() if line]
+    assert [word for word in listed if word in cli.COMMANDS] == list(cli.COMMANDS)
+
+
+def test_help_imports_nothing_heavy_and_none_of_the_commands() -> None:
+    script = (
+        "import sys; from mip_edge.cli import main; sys.argv = ['mip-edge', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print([m for m in sys.modules if m in {HEAVY!r} or m.startswith('mip_edge.commands')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_under_half_a_second() -> None:
+    def measure() -> float:
+        begun = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "mip_edge", "--help"], check=True, capture_output=True
+        )
+        return time.perf_counter() - begun
+
+    assert min(measure() for _ in range(3)) < 0.5
+
+
+def test_version_is_the_one_of_the_package() -> None:
+    assert run("--version").output == f"mip-edge {__version__}\n"
+
+
+def test_unknown_command_suggests_the_nearest() -> None:
+    result = run("exprot")
+    assert result.exit_code == 2
+    assert "No such command 'exprot'. Did you mean 'export'?" in result.stderr
+
+
+def test_unknown_command_far_from_all_lists_them() -> None:
+    result = run("xyzzy")
+    assert result.exit_code == 2
+    assert "There are: demo, train," in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("kind", [MipEdgeError, DatasetError])
+def test_our_errors_become_one_line_and_exit_code_1(
+    failing: list[BaseException], kind: type[MipEdgeError]
+) -> None:
+    failing.append(kind("crops/ holds no infrared images"))
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: crops/ holds no infrared images\n"
+    assert result.stdout == ""
+
+
+def test_a_full_disk_becomes_one_line(failing: list[BaseException]) -> None:
+    failing.append(OSError(errno.ENOSPC, "No space left on device", "runs/last.safetensors"))
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: No space left on the disk while writing runs/last")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_extra_names_the_line_to_type(failing: list[BaseException]) -> None:
+    failing.append(ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr == 'Error: torch is not installed. pip install "mip-edge[train]"\n'
+
+
+def test_an_import_fault_of_our_own_is_not_hidden(failing: list[BaseException]) -> None:
+    failing.append(ModuleNotFoundError("No module named 'mip_edge.gone'", name="mip_edge.gone"))
+    result = run("fail")
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), OSError(errno.EACCES, "denied")])
+def test_other_errors_keep_their_traceback(
+    failing: list[BaseException], bug: BaseException
+) -> None:
+    failing.append(bug)
+    assert run("fail").exception is bug
+
+
+def test_ctrl_c_exits_with_130(failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+    result = run("fail")
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ((), ["told", "WARNING: warned", "WARNING: a library warned"]),
+        (
+            ("-v",),
+            [
+                "DEBUG: engines.ort: detail",
+                "engines.ort: told",
+                "WARNING: engines.ort: warned",
+                "WARNING: library: a library warned",
+            ],
+        ),
+        (
+            ("-vv",),
+            [
+                "DEBUG: engines.ort: detail",
+                "engines.ort: told",
+                "WARNING: engines.ort: warned",
+                "library: a library told",
+                "WARNING: library: a library warned",
+            ],
+        ),
+    ],
+)
+def test_verbose_decides_what_is_logged_to_stderr(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], told: list[str]
+) -> None:
+    @click.command()
+    def speak() -> None:
+        logger = logging.getLogger("engines.ort")
+        logger.debug("detail")
+        logger.info("told")
+        logger.warning("warned")
+        library = logging.getLogger("library")
+        library.info("a library told")
+        library.warning("a library warned")
+        click.echo("result")
+
+    monkeypatch.setattr(cli.CommandTable, "get_command", lambda *_: speak)
+    result = run(*flags, "doctor")
+    assert result.stderr.splitlines() == told
+    assert result.stdout == "result\n"
+
+
+def test_logging_is_set_up_once_however_often_it_is_asked_for() -> None:
+    cli.set_up_logging(0)
+    cli.set_up_logging(1)
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, cli.ConsoleHandler)]
+    assert len(handlers) == 1
+    cli.set_up_logging(0)
