@@ -1,0 +1,1 @@
+"""The MIP network: ViT, modality prompts, instance prompt generator, JPM head, necks."""
