@@ -1,0 +1,195 @@
+"""The engines that mip-edge knows, as data; a runtime is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.base import Backend, Engine
+from mip_edge.artifact import Bundle, open_bundle
+from mip_edge.errors import CheckpointError, EngineError, OptionError
+from mip_edge.spec import Modality
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ENGINE = "onnxruntime"
+AUTO = "auto"
+_AUTO_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One line of the table."""
+
+    module: str
+    backend: str
+    """Class in that module, with a method `open(source, modality, *, threads)`."""
+    title: str
+    """As its makers write it."""
+    runtime: tuple[str, ...]
+    """Modules that must be installed."""
+    extra: str
+    """Extra of mip-edge that brings them; empty for the plain installation."""
+    opens: str
+    """`bundle` or `checkpoint`."""
+    automatic: bool = False
+    """Whether `--engine auto` may choose it."""
+    options: tuple[str, ...] = ()
+    """Keywords that its `open` knows beside `threads`."""
+
+
+ENGINES: dict[str, EngineKind] = {
+    "onnxruntime": EngineKind(
+        "engines.ort", "OrtBackend", "ONNX Runtime", ("onnxruntime",), "", "bundle", True
+    ),
+    "openvino": EngineKind(
+        "engines.ov", "OvBackend", "OpenVINO", ("openvino",), "openvino", "bundle", True
+    ),
+    "torch": EngineKind(
+        "engines.eager", "EagerBackend", "PyTorch", ("torch", "safetensors"), "train",
+        "checkpoint", options=("camera", "device"),
+    ),
+    "fake": EngineKind("engines.fake", "FakeBackend", "Fake", (), "", "bundle"),
+}  # fmt: skip
+
+
+def open_engine(
+    path: str | Path | Bundle,
+    *,
+    modality: Modality,
+    engine: str = DEFAULT_ENGINE,
+    threads: int | None = None,
+    **options: Any,
+) -> Engine:
+    """Open one modality of a bundle (or, with `torch`, of a checkpoint), warmed up.
+
+    `threads` None leaves the number to the runtime. `options` go to the backend; `torch` knows
+    `camera` and `device`. A bundle that is open already is not verified again.
+    Raises: EngineError for an unknown engine, a missing runtime or one that refuses the file;
+    BundleError or CheckpointError for a file of another kind.
+    """
+    if threads is not None and threads < 1:
+        raise OptionError(f"--threads must be at least 1, got {threads}")
+    known = () if engine == AUTO else _kind(engine).options
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise OptionError(f"the engine {engine} has no option {unknown[0]!r}")
+    if engine == AUTO:
+        return _open_fastest(path, modality, threads)
+    source = open_source(path, engine)
+    backend = _opener(engine)(source, modality, threads=threads, **options)
+    opened = Engine(backend, name=engine)
+    opened.warm_up()
+    return opened
+
+
+def find_missing(engine: str) -> str | None:
+    """Why an engine cannot be had here, in one line with the way out; None if it is installed."""
+    kind = _kind(engine)
+    for module in kind.runtime:
+        if find_spec(module) is None:
+            return _not_installed(engine, kind)
+    return None
+
+
+def _kind(engine: str) -> EngineKind:
+    if engine not in ENGINES:
+        known = ", ".join([*ENGINES, AUTO])
+        raise EngineError(f"unknown engine {engine!r}; there are: {known}")
+    return ENGINES[engine]
+
+
+def _opener(engine: str) -> Callable[..., Backend]:
+    kind = _kind(engine)
+    try:
+        module = import_module(kind.module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in kind.runtime:
+            raise EngineError(_not_installed(engine, kind)) from error
+        raise
+    opener: Callable[..., Backend] = getattr(module, kind.backend).open
+    return opener
+
+
+def _not_installed(engine: str, kind: EngineKind) -> str:
+    package = f'"mip-edge[{kind.extra}]"' if kind.extra else "mip-edge"
+    other = "openvino" if engine == DEFAULT_ENGINE else DEFAULT_ENGINE
+    return f"{kind.title} is not installed. pip install {package}, or choose --engine {other}."
+
+
+def open_source(path: str | Path | Bundle, engine: str) -> Bundle | Path:
+    """What the engine opens: a verified bundle, or the path of a checkpoint.
+
+    Raises: EngineError for an unknown engine or a missing runtime; EngineError, CheckpointError
+    or BundleError for a file of the other kind, with the way out.
+    """
+    kind = _kind(DEFAULT_ENGINE if engine == AUTO else engine)
+    missing = None if engine == AUTO else find_missing(engine)
+    if missing is not None:
+        raise EngineError(missing)
+    if isinstance(path, Bundle):
+        if kind.opens == "bundle":
+            return path
+        path = path.path
+    path = Path(path)
+    if kind.opens == "checkpoint":
+        if path.is_dir():
+            raise CheckpointError(
+                f"{path} is a folder; the engine {engine} opens a checkpoint (.safetensors). "
+                f"For a bundle choose --engine {DEFAULT_ENGINE}"
+            )
+        return path
+    if path.is_file():
+        raise EngineError(
+            f"{path} is a file; the engine {engine} opens a bundle (a folder). Export it with: "
+            f"mip-edge export {path} -o BUNDLE, or choose --engine torch"
+        )
+    return open_bundle(path)
+
+
+def _open_fastest(path: str | Path | Bundle, modality: Modality, threads: int | None) -> Engine:
+    """Time every installed engine on one crop and keep the fastest open."""
+    candidates = [name for name, kind in ENGINES.items() if kind.automatic]
+    installed = [name for name in candidates if find_missing(name) is None]
+    if not installed:
+        raise EngineError(_not_installed(DEFAULT_ENGINE, ENGINES[DEFAULT_ENGINE]))
+    source = open_source(path, AUTO)
+    timed: list[tuple[float, Engine]] = []
+    try:
+        for name in installed:
+            opened = open_engine(source, modality=modality, engine=name, threads=threads)
+            timed.append((_milliseconds(opened), opened))
+    except BaseException:
+        for _, opened in timed:
+            opened.close()
+        raise
+    timed.sort(key=lambda pair: pair[0])
+    (_, fastest), *others = timed
+    for _, opened in others:
+        opened.close()
+    figures = ", ".join(f"{opened.name} {spent:.1f} ms" for spent, opened in timed)
+    logger.info(
+        "engine auto: took %s for %s crops, the fastest installed on one crop (%s)",
+        fastest.name, modality.value, figures,
+    )  # fmt: skip
+    return fastest
+
+
+def _milliseconds(engine: Engine) -> float:
+    """Median time of one crop."""
+    batch = np.full((1, *engine.spec.batch_shape), 128, dtype=np.uint8)
+    spent = []
+    for _ in range(_AUTO_REPEATS):
+        start = time.perf_counter()
+        engine.embed(batch)
+        spent.append(1000 * (time.perf_counter() - start))
+    return statistics.median(spent)

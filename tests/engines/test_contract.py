@@ -1,0 +1,134 @@
+"""The one contract, on every engine of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.base import Engine
+from engines.parity import compare
+from engines.table import ENGINES, find_missing, open_engine
+from mip_edge.errors import EngineError
+from mip_edge.spec import Batch, Modality
+
+pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def engine_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    missing = find_missing(name)
+    if missing is not None:
+        pytest.skip(missing)
+    return name
+
+
+@pytest.fixture(scope="module", params=list(Modality), ids=lambda modality: modality.value)
+def modality(request: pytest.FixtureRequest) -> Modality:
+    chosen: Modality = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def source(engine_name: str, tiny_bundle: Path, tiny_checkpoint: Path) -> Path:
+    return tiny_bundle if ENGINES[engine_name].opens == "bundle" else tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def engine(engine_name: str, source: Path, modality: Modality) -> Iterator[Engine]:
+    with open_engine(source, modality=modality, engine=engine_name, threads=1) as opened:
+        yield opened
+
+
+def make_batch(engine: Engine, count: int, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, 8, 4, engine.spec.channels), dtype=np.uint8)
+    return coarse.repeat(engine.spec.height // 8, axis=1).repeat(engine.spec.width // 4, axis=2)
+
+
+def test_the_spec_is_that_of_the_checkpoint(engine: Engine, modality: Modality) -> None:
+    assert engine.spec.modality is modality
+    assert engine.spec.batch_shape == (64, 32, modality.channels)
+    assert engine.spec.dimension == 5 * 48
+    assert len(engine.spec.fingerprint) == 64
+
+
+def test_embeddings_are_float32_rows_of_unit_length(engine: Engine) -> None:
+    embeddings = engine.embed(make_batch(engine, 3))
+    assert embeddings.shape == (3, engine.spec.dimension)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_zero_crops_give_zero_rows(engine: Engine) -> None:
+    embeddings = engine.embed(make_batch(engine, 0))
+    assert embeddings.shape == (0, engine.spec.dimension)
+    assert embeddings.dtype == np.float32
+
+
+def test_a_batch_beyond_the_maximum_is_split_and_keeps_its_order(engine: Engine) -> None:
+    batch = make_batch(engine, 37)
+    whole = engine.embed(batch)
+    assert whole.shape == (37, engine.spec.dimension)
+    for row in (0, 31, 32, 36):
+        np.testing.assert_allclose(engine.embed(batch[row : row + 1])[0], whole[row], atol=1e-5)
+
+
+def test_different_crops_differ_and_equal_crops_agree(engine: Engine) -> None:
+    batch = make_batch(engine, 2)
+    embeddings = engine.embed(np.concatenate([batch, batch[:1]]))
+    np.testing.assert_allclose(embeddings[0], embeddings[2], atol=1e-5)
+    assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
+
+
+def test_what_embed_returns_belongs_to_the_caller(engine: Engine) -> None:
+    first = engine.embed(make_batch(engine, 2, seed=1))
+    kept = first.copy()
+    engine.embed(make_batch(engine, 2, seed=2))
+    np.testing.assert_array_equal(first, kept)
+    first[:] = 0  # it can be written, and the engine does not see it
+    np.testing.assert_allclose(engine.embed(make_batch(engine, 2, seed=1)), kept, atol=1e-6)
+
+
+def test_a_batch_that_is_not_contiguous_is_read_right(engine: Engine) -> None:
+    batch = make_batch(engine, 4)
+    np.testing.assert_allclose(engine.embed(batch[::-1]), engine.embed(batch)[::-1], atol=1e-5)
+
+
+def test_wrong_shape_type_and_channels_are_named(engine: Engine) -> None:
+    height, width, channels = engine.spec.batch_shape
+    expected = rf"takes uint8 of shape \(N, {height}, {width}, {channels}\)"
+    wrong = {
+        r"float32 of shape \(1, 64, 32": np.zeros((1, height, width, channels), np.float32),
+        r"uint8 of shape \(1, 32, 64": np.zeros((1, width, height, channels), np.uint8),
+        r"uint8 of shape \(1, 64, 32, 4": np.zeros((1, height, width, 4), np.uint8),
+        r"uint8 of shape \(64, 32": np.zeros((height, width, channels), np.uint8),
+        "list": [np.zeros((height, width, channels), np.uint8)],
+    }
+    for came, batch in wrong.items():
+        with pytest.raises(EngineError, match=f"^images: {came}.*{expected}.*prepare"):
+            engine.embed(batch)  # type: ignore[arg-type]
+
+
+def test_parity_with_torch(engine: Engine, modality: Modality, tiny_checkpoint: Path) -> None:
+    if engine.name == "fake":
+        pytest.skip("the fake runs no network")
+    batch = make_batch(engine, 12)
+    with open_engine(tiny_checkpoint, modality=modality, engine="torch", threads=1) as reference:
+        assert reference.spec == engine.spec
+        parity = compare(reference.embed(batch), engine.embed(batch))
+    assert parity.smallest_cosine >= 0.99999
+    assert parity.top1_agreement == 1
+    assert parity.crops == 12
+
+
+def test_use_after_close_is_an_error(engine_name: str, source: Path, modality: Modality) -> None:
+    engine = open_engine(source, modality=modality, engine=engine_name, threads=1)
+    batch = make_batch(engine, 1)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match=f"{engine_name} engine is closed"):
+        engine.embed(batch)

@@ -1,0 +1,110 @@
+"""Crops in, embeddings out, in their order, whatever opens the model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.fake import FakeEngine
+from mip_edge.embedder import Embedder
+from mip_edge.errors import BundleError, EngineError, ImageError, OptionError
+from mip_edge.spec import Crop, EmbedderSpec, Modality
+
+SPECS = {modality: EmbedderSpec(modality, 8, 4, 16, "abc") for modality in Modality}
+
+
+def make_crops(count: int) -> list[Crop]:
+    rng = np.random.default_rng(5)
+    sizes = rng.integers(5, 40, (count, 2))
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.fixture
+def fake() -> Embedder:
+    engines = {modality: FakeEngine(spec) for modality, spec in SPECS.items()}
+    return Embedder(SPECS, engines=engines)
+
+
+def test_mixed_modalities_keep_the_order_of_the_crops(fake: Embedder) -> None:
+    crops = make_crops(5)
+    modalities = [Modality.VISIBLE if index % 2 else Modality.INFRARED for index in range(5)]
+    mixed = fake.embed(crops, modalities)
+    for row, (crop, modality) in enumerate(zip(crops, modalities, strict=True)):
+        np.testing.assert_array_equal(mixed[row], fake.embed([crop], modality)[0])
+
+
+def test_a_long_list_is_embedded_piece_by_piece_alike(fake: Embedder) -> None:
+    crops = make_crops(150)
+    whole = fake.embed(crops, Modality.VISIBLE)
+    assert whole.shape == (150, 16)
+    for row in (0, 63, 64, 149):
+        np.testing.assert_array_equal(whole[row], fake.embed([crops[row]], Modality.VISIBLE)[0])
+
+
+def test_zero_crops_give_zero_rows(fake: Embedder) -> None:
+    assert fake.embed([], Modality.VISIBLE).shape == (0, 16)
+    assert fake.embed([], []).shape == (0, 16)
+
+
+def test_modalities_that_do_not_fit_the_crops_are_told(fake: Embedder) -> None:
+    with pytest.raises(OptionError, match="modality 1 for 2 crops"):
+        fake.embed(make_crops(2), [Modality.VISIBLE])
+    with pytest.raises(OptionError, match="expected a Modality"):
+        fake.embed(make_crops(2), "visible")  # type: ignore[arg-type]
+
+
+def test_an_empty_crop_is_told(fake: Embedder) -> None:
+    with pytest.raises(ImageError, match="not empty"):
+        fake.embed([np.zeros((0, 4, 3), np.uint8)], Modality.VISIBLE)
+
+
+def test_a_modality_without_engine_is_told() -> None:
+    spec = SPECS[Modality.VISIBLE]
+    embedder = Embedder({Modality.VISIBLE: spec}, engines={Modality.VISIBLE: FakeEngine(spec)})
+    with pytest.raises(BundleError, match="no engine for infrared crops here; there is: visible"):
+        embedder.embed(make_crops(1), Modality.INFRARED)
+
+
+def test_a_bundle_and_its_checkpoint_agree(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    crops = make_crops(4)
+    modalities = [Modality.VISIBLE, Modality.INFRARED] * 2
+    with (
+        Embedder.open(tiny_bundle, threads=1) as from_bundle,
+        Embedder.open(tiny_checkpoint, engine="torch") as from_checkpoint,
+    ):
+        assert from_bundle.specs == from_checkpoint.specs
+        assert from_bundle.dimension == from_checkpoint.dimension == 240
+        assert from_bundle.fingerprint == from_checkpoint.fingerprint
+        assert from_bundle.min_similarity == from_checkpoint.min_similarity == 0.5
+        np.testing.assert_allclose(
+            from_bundle.embed(crops, modalities),
+            from_checkpoint.embed(crops, modalities),
+            atol=1e-5,
+        )
+
+
+def test_only_the_engine_that_is_needed_is_opened(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    with Embedder.open(copy, threads=1) as embedder:
+        (copy / "infrared.onnx").unlink()
+        assert embedder.embed(make_crops(1), Modality.VISIBLE).shape == (1, 240)
+        with pytest.raises(EngineError, match=r"infrared\.onnx"):
+            embedder.embed(make_crops(1), Modality.INFRARED)
+
+
+def test_use_after_close_is_an_error(tiny_bundle: Path) -> None:
+    embedder = Embedder.open(tiny_bundle, threads=1)
+    embedder.embed(make_crops(1), Modality.VISIBLE)
+    embedder.close()
+    for modality in Modality:
+        with pytest.raises(EngineError, match="closed"):
+            embedder.embed(make_crops(1), modality)
+
+
+def test_an_unknown_engine_is_told_when_it_is_opened(tiny_bundle: Path) -> None:
+    with pytest.raises(EngineError, match="unknown engine 'tensort'"):
+        Embedder.open(tiny_bundle, engine="tensort")
