@@ -1,0 +1,68 @@
+"""The command `mip-edge evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="WEIGHTS|BUNDLE")
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--engine",
+    type=str,
+    show_default="torch for a .safetensors file, onnxruntime for a bundle",
+    help="What runs the model: onnxruntime, openvino, torch or auto.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Images read and embedded at once.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    show_default="none",
+    help="Write the ranked lists of some infrared queries as PNG or JPEG.",
+)
+@click.option(
+    "--picture-queries",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Queries in the picture, each of another person.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, as fractions.")
+@click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
+def evaluate(
+    model: Path,
+    data: Path,
+    engine: str | None,
+    batch: int,
+    picture: Path | None,
+    picture_queries: int,
+    as_json: bool,
+    overwrite: bool,
+) -> None:
+    """Measure Rank-k, mAP and mINP of a model in both directions.
+
+    DATA holds {query,gallery}/{visible,infrared}/<identity>/*.png|jpg|jpeg. Infrared queries are
+    searched among the visible gallery images, and visible ones among the infrared.
+    """
+    from mip_edge.evaluate import evaluate_model, format_table
+
+    report = evaluate_model(
+        model,
+        data,
+        engine=engine,
+        batch=batch,
+        picture=picture,
+        picture_queries=picture_queries,
+        overwrite=overwrite,
+    )
+    click.echo(json.dumps(report.figures(), indent=2) if as_json else format_table(report))
