@@ -5,6 +5,7 @@ MipEdgeError
 ├── ImageError         an image or video that cannot be read
 ├── DatasetError       a folder of crops that is not what a dataset promises
 ├── CheckpointError    a weight file of another kind, or incomplete
+├── TrainingError      a training that cannot go on
 ├── BundleError        a bundle that is altered, truncated or of another version
 ├── GalleryError       a gallery that does not fit the embeddings it meets
 ├── EngineError        a runtime that refuses, or is not installed
@@ -32,6 +33,10 @@ class DatasetError(MipEdgeError):
 
 class CheckpointError(MipEdgeError):
     """A weight file of another kind, or incomplete."""
+
+
+class TrainingError(MipEdgeError):
+    """A training that cannot go on."""
 
 
 class BundleError(MipEdgeError):

@@ -35,8 +35,9 @@ def _prepare_one(crop: Crop, spec: EmbedderSpec) -> Batch:
     if crop.ndim == 3 and crop.shape[2] != 3:
         raise ImageError(f"a crop has {crop.shape[2]} channels; expected 3 (RGB) or 1")
     if spec.channels == 1 and crop.ndim == 3:
-        crop = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     elif spec.channels == 3 and crop.ndim == 2:
-        crop = cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB)
-    resized = cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
+        crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    size = (spec.width, spec.height)
+    resized = np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
     return resized.reshape(spec.batch_shape)

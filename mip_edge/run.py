@@ -1,0 +1,70 @@
+"""The folder of a run: what was asked, with which versions, and a line of figures an epoch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mip_edge import __version__
+from mip_edge.errors import OutputError
+
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+_PACKAGES = ("torch", "numpy", "opencv-python", "safetensors")
+
+
+def start_run(folder: Path, command: str, options: Mapping[str, Any]) -> None:
+    """Make `folder` and write down the command line, options, versions and git commit.
+
+    Raises: OutputError if the folder holds anything, or cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not empty; name another --output or remove it")
+    record = {
+        "command": command,
+        "command_line": sys.argv,
+        "options": dict(options),
+        "versions": {"mip-edge": __version__, "python": platform.python_version(), **_versions()},
+        "git_commit": _git_commit(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
+    """One more JSON line in the run's metrics."""
+    try:
+        with (folder / METRICS).open("a") as lines:
+            lines.write(json.dumps(dict(row)) + "\n")
+    except OSError as error:
+        raise OutputError(f"{folder / METRICS} cannot be written: {error.strerror}") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs; None where it is not run from a git checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
