@@ -1,0 +1,1 @@
+"""From frames to matches: sources, detector, tracker, identities, overlay."""
