@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## synthetic day and night: train, evaluate, export, match on two cameras
-	$(BIN)/mip-edge demo $(ARGS)
+	$(BIN)/mip-edge demo --overwrite $(ARGS)
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

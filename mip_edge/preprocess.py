@@ -11,7 +11,6 @@ from mip_edge.errors import ImageError
 from mip_edge.spec import Batch, Crop, EmbedderSpec
 
 
-
 def prepare(crops: Sequence[Crop], spec: EmbedderSpec) -> Batch:
     """Crops of any size to the batch that `spec` promises, (N, H, W, C) uint8.
 

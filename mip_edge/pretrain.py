@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -52,7 +54,7 @@ class PretrainOptions:
     """Height and width of the crops in pixels."""
     stride: int = 16
     """Pixels from patch to patch."""
-    steps: int = 3600
+    steps: int = 1600
     """Batches in all."""
     people: int = 64
     """People of a batch; each gives one visible and one infrared crop."""
@@ -70,6 +72,8 @@ class PretrainOptions:
     """Of the contrast between identities."""
     evaluate_every: int = 250
     """Steps between two measurements and two resumable states."""
+    test_people: int = 100
+    """People of the test world that a measurement looks for."""
     seed: int = 7
     """Which world the people come from, and how the network starts."""
     device: str = "cpu"
@@ -123,7 +127,7 @@ class Teaching(nn.Module):
 
     def forward(self, tokens: Tensor, parts: Tensor) -> Tensor:
         """Loss of the body parts seen in each patch: tokens (B, P, D), shares (B, P, parts)."""
-        predicted = self.parts(tokens).log_softmax(dim=-1)
+        predicted: Tensor = self.parts(tokens).log_softmax(dim=-1)
         return -(parts * predicted).sum(dim=-1).mean()
 
     def attributes(self, features: Tensor, attributes: Tensor, measures: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ def pretrain(options: PretrainOptions, folder: Path, *, resume: bool = False) ->
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     sums: dict[str, float] = {}
-    with Progress(disable=None) as progress:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("pretrain", total=options.steps, completed=first)
         for step, batch in enumerate(_batches(options, model.options.grid, first), start=first):
             for group in optimizer.param_groups:
@@ -193,7 +197,7 @@ def pretrain(options: PretrainOptions, folder: Path, *, resume: bool = False) ->
                     "seconds": round(time.monotonic() - started, 1),
                 }
                 row |= {name: value / options.evaluate_every for name, value in sums.items()}
-                row |= measure(model)
+                row |= measure(model, people=options.test_people)
                 sums = {}
                 with (folder / "metrics.jsonl").open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
@@ -261,7 +265,7 @@ def _restore(path: Path, model: MIP, teaching: nn.Module, optimizer: Optimizer) 
 
 
 def build_model(options: PretrainOptions) -> MIP:
-    """A MIP whose local head shares the global head's block, as two copies of one ViT block start."""
+    """A MIP whose two heads are one, as the published training starts: copies of one block."""
     model = MIP(
         MIPOptions.preset(
             options.model,

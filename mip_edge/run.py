@@ -40,6 +40,16 @@ def start_run(folder: Path, command: str, options: Mapping[str, Any]) -> None:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
 
 
+def made_by(folder: Path) -> str | None:
+    """The command whose run `folder` is; None if it is no run's folder."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    command = record.get("command") if isinstance(record, dict) else None
+    return command if isinstance(command, str) else None
+
+
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
     """One more JSON line in the run's metrics."""
     try:

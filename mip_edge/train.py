@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -158,7 +160,7 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
     )
     rows: list[dict[str, Any]] = []
     report: TrainReport | None = None
-    with Progress(disable=None) as progress:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         for epoch in range(1, options.epochs + 1):
             model.train()
             batches = sampler.epoch()
@@ -187,7 +189,7 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
                         f"{paths}, ...); take a smaller --lr than {options.lr} or --amp off"
                     )
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(total).backward()
+                scaler.scale(total).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
                 for name, loss in _named(batch_losses).items():
@@ -282,7 +284,7 @@ def choose_amp(model: MIP, options: TrainOptions) -> bool:
             begun = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
                 output = model.train()(images, flags)
-            torch.stack([feature.float().sum() for feature in output.features]).sum().backward()
+            torch.stack([one.float().sum() for one in output.features]).sum().backward()  # type: ignore[no-untyped-call]
             seconds[amp] = time.perf_counter() - begun
     model.zero_grad(set_to_none=True)
     return seconds[True] < seconds[False]

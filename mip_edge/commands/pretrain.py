@@ -42,7 +42,7 @@ import click
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    default=3600,
+    default=1600,
     show_default=True,
     help="Batches of 64 people, one visible and one infrared crop each.",
 )

@@ -59,7 +59,7 @@ import click
     show_default=True,
     help="Which world; two seeds share nobody.",
 )
-def synthetic(folder: Path, image_size: tuple[int, int], **options: int | float) -> None:
+def synthetic(folder: Path, image_size: tuple[int, int], **options: float) -> None:
     """Draw a data set of synthetic people.
 
     FOLDER gets {train,query,gallery}/{visible,infrared}/<identity>/*.png. A person's brightness

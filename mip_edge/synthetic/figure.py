@@ -244,9 +244,9 @@ class _Body:
                         labels, x - 2, self.shoulder_y, x + 2, self.shoulder_y + 0.2 * unit, BAG
                     )
         elif kind == "shoulder bag":
-            sign = 1.0 if self.front >= 0 else -1.0
-            far = np.array([self.centre - sign * 1.1 * self.hip, self.hip_y])
-            near = np.array([self.neck_x + sign * 0.7 * self.shoulder, self.shoulder_y])
+            side = 1.0 if self.front >= 0 else -1.0
+            far = np.array([self.centre - side * 1.1 * self.hip, self.hip_y])
+            near = np.array([self.neck_x + side * 0.7 * self.shoulder, self.shoulder_y])
             _stroke(labels, near, far, 0.022 * unit, BAG2)
             _rectangle(
                 labels,

@@ -1,9 +1,10 @@
-"""Who a synthetic person is: body, clothes and things carried, with a colour and, apart from it, a reflectance."""
+"""Who a synthetic person is: body, clothes, things carried; colours, and apart from them shine."""
 
 from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +91,10 @@ def draw_identity(seed: int, number: int) -> Identity:
     rng = np.random.default_rng([seed, number])
     choices = {name: int(rng.integers(count)) for name, count in ATTRIBUTES.items()}
     measures = {name: float(rng.random()) for name in MEASURES}
+    looks: dict[str, Any] = {**choices, **measures}
     return Identity(
         number=number,
-        **choices,
-        **measures,
+        **looks,
         colours=_draw_colours(rng),
         reflectances=_draw_reflectances(rng),
     )
@@ -115,7 +116,7 @@ def _draw_colours(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _draw_reflectances(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A brightness for each part under infrared light: dark cloth may shine and bright cloth be dark."""
+    """A brightness for each part under infrared light: dark cloth may shine there."""
     shine = 0.1 + 0.85 * rng.random(len(PARTS))
     for part in ("top", "bottom", "bag"):
         tone = PARTS.index(part)

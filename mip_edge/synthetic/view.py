@@ -21,7 +21,7 @@ class ViewOptions:
     image_size: tuple[int, int] = (128, 64)
     """Height and width of a crop in pixels."""
     difficulty: float = 0.5
-    """0: plain backgrounds, centred, whole, even light; 1: vivid backgrounds, occluders, harsh light."""
+    """0: plain backgrounds, whole people, even light; 1: vivid ones, occluders, harsh light."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.difficulty <= 1:
@@ -53,8 +53,8 @@ def render_view(
     if rng.random() < 0.45 * hard:
         _occlude(image, labels, rng, modality)
     height, width = options.image_size
-    image = cv2.resize(image[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
-    image = expose(image, rng, modality, hard)
+    seen = cv2.resize(image[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+    image = expose(np.asarray(seen, dtype=np.uint8), rng, modality, hard)
     if modality is Modality.INFRARED:
         image = np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     return View(image, labels[rows, columns])
@@ -70,15 +70,15 @@ def render_crop(
 def paint(
     labels: Labels, identity: Identity, modality: Modality, background: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """The figure in the light of `modality` over `background`: (H, W, 3), or (H, W) for infrared."""
+    """The figure in the light of `modality` over a background: (H, W, 3), infrared (H, W)."""
     if modality is Modality.VISIBLE:
-        table = np.zeros((256, 1, 3), dtype=np.uint8)
-        table[: len(identity.colours), 0] = identity.colours
-        person = cv2.LUT(cv2.merge([labels] * 3), table)
+        tones = np.zeros((256, 1, 3), dtype=np.uint8)
+        tones[: len(identity.colours), 0] = identity.colours
+        person = cv2.LUT(cv2.merge([labels] * 3), tones)
     else:
-        table = np.zeros(256, dtype=np.uint8)
-        table[: len(identity.reflectances)] = identity.reflectances
-        person = cv2.LUT(labels, table)
+        shades = np.zeros((256, 1), dtype=np.uint8)
+        shades[: len(identity.reflectances), 0] = identity.reflectances
+        person = cv2.LUT(labels, shades)
     return np.asarray(cv2.copyTo(person, labels, background), dtype=np.uint8)
 
 
@@ -94,7 +94,8 @@ def draw_background(
     spread = 12 + 50 * hard
     coarse = base + spread * rng.standard_normal((5, 3, channels))
     coarse8 = np.clip(coarse, 0, 255).astype(np.uint8)
-    image = cv2.resize(coarse8, (width, height), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(coarse8, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = np.asarray(smooth, dtype=np.uint8)
     for _ in range(int(rng.integers(0, 2 + round(6 * hard)))):
         x, y = int(rng.integers(width)), int(rng.integers(height))
         across, down = int(rng.integers(4, width // 2)), int(rng.integers(8, height // 2))
@@ -118,20 +119,27 @@ def expose(
     if image.ndim == 3:
         tint = 1 + 0.15 * hard * (2 * rng.random(3) - 1)
         light = light[..., None] * tint
-    lit = cv2.multiply(image, light.astype(np.float32), dtype=cv2.CV_32F)
-    lit += _noise(rng, image.shape, sigma)
-    exposed = cv2.convertScaleAbs(np.maximum(lit + np.float32(offset), 0))
+    lit = np.asarray(
+        cv2.multiply(image, light.astype(np.float32), dtype=cv2.CV_32F), dtype=np.float32
+    )
+    lit += draw_noise(rng, image.shape, sigma) + np.float32(offset)
+    exposed = cv2.convertScaleAbs(np.maximum(lit, 0))
     if rng.random() < 0.2 + 0.4 * hard:
         blur = 0.4 + (0.9 * hard * height / 128) * rng.random()
         exposed = cv2.GaussianBlur(exposed, (0, 0), blur)
     return np.asarray(exposed, dtype=np.uint8)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> NDArray[np.float32]:
-    """Zero-mean noise of deviation `sigma`: the sum of two uniform bytes, ten times faster than a normal."""
+def draw_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], sigma: float
+) -> NDArray[np.float32]:
+    """Zero-mean noise of deviation `sigma`: the sum of two uniform bytes, faster than a normal."""
     count = int(np.prod(shape))
     pair = np.frombuffer(rng.bytes(2 * count), dtype=np.uint8).reshape(2, *shape)
-    return (cv2.add(pair[0], pair[1], dtype=cv2.CV_32F) - 255.0) * np.float32(sigma / 104.5)
+    total = np.asarray(cv2.add(pair[0], pair[1], dtype=cv2.CV_32F), dtype=np.float32)
+    total -= np.float32(255)
+    total *= np.float32(sigma / 104.5)
+    return total
 
 
 def _detect(labels: Labels, rng: np.random.Generator, hard: float) -> tuple[slice, slice]:

@@ -68,7 +68,7 @@ def draw_pairs(
 
 
 def _part_shares(labels: Labels, grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of each part in each cell of a grid, (rows * columns, parts), every other pixel read."""
+    """Share of each part in each cell of a grid, (rows * columns, parts)."""
     seen = labels[::2, ::2]
     row = np.arange(seen.shape[0]) * grid[0] // seen.shape[0]
     column = np.arange(seen.shape[1]) * grid[1] // seen.shape[1]
@@ -76,7 +76,8 @@ def _part_shares(labels: Labels, grid: tuple[int, int]) -> NDArray[np.float32]:
     size = grid[0] * grid[1] * len(PARTS)
     counts = np.bincount((cell * len(PARTS) + seen).ravel(), minlength=size)
     shares = counts.reshape(-1, len(PARTS)).astype(np.float32)
-    return shares / shares.sum(axis=1, keepdims=True)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 def sample_crops(
