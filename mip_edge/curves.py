@@ -21,7 +21,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     epochs = [row["epoch"] for row in rows]
     for name in [key for key in rows[-1] if key.startswith("loss_")]:
         known = [(row["epoch"], row[name]) for row in rows if name in row]
-        losses.plot(*zip(*known, strict=True), marker=".", label=name.removeprefix("loss_"))
+        epochs_known, values = zip(*known, strict=True)
+        losses.plot(epochs_known, values, marker=".", label=name.removeprefix("loss_"))
     for name in ("rank1", "mAP", "mINP"):
         figures.plot(epochs, [100 * row[name] for row in rows], marker=".", label=name)
     losses.set(title="Losses, as weighted in the total", xlabel="epoch")
@@ -29,7 +30,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     figures.set(ylabel="per cent", ylim=(0, 100))
     for axes in (losses, figures):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     beside = path.with_name(f".{path.name}.part")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,27 @@ from torch import Tensor
 
 from mip_edge.checkpoint import initialize, load_vit_weights, read_metadata, save
 from mip_edge.curves import draw_curves
-from mip_edge.data.augment import augment, normalize
+from mip_edge.data.augment import LIGHT, PUBLISHED, augment, normalize
 from mip_edge.data.cache import load_crops
-from mip_edge.data.folder import Sample, label_identities, read_folder, split_validation
+from mip_edge.data.folder import (
+    FolderDataset,
+    Sample,
+    label_identities,
+    read_folder,
+    split_validation,
+)
 from mip_edge.data.sampler import IdentitySampler
 from mip_edge.errors import CheckpointError, OptionError, TrainingError
 from mip_edge.evaluate import DirectionResult, evaluate_embeddings
 from mip_edge.metrics import best_threshold
 from mip_edge.model.losses import Losses, losses
 from mip_edge.model.mip import MIP, TrainOutput
-from mip_edge.model.optimizer import OptimizerOptions, build_optimizer, set_learning_rates
+from mip_edge.model.optimizer import (
+    FIRST_CYCLE,
+    OptimizerOptions,
+    build_optimizer,
+    set_learning_rates,
+)
 from mip_edge.model.options import MIPOptions
 from mip_edge.run import append_metrics, start_run
 from mip_edge.spec import Embeddings, Modality
@@ -40,7 +49,13 @@ logger = logging.getLogger(__name__)
 
 STARTER = Path(__file__).parent / "assets" / "mip_tiny_synthetic.safetensors"
 """The checkpoint that comes with the package; `--init synthetic` means it."""
-AMP_CHOICES = ("auto", "on", "off")
+_CHOICES = {
+    "amp": ("auto", "on", "off"),
+    "lr_per": ("epoch", "step"),
+    "lr_groups": ("published", "equal"),
+    "schedule": ("published", "cosine"),
+    "augmentation": ("published", "light"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +84,12 @@ class TrainOptions:
     """Learning rate; the parameter groups have multiples of it."""
     lr_per: str = "epoch"
     """Move the learning rate once an "epoch" as published, or every "step"."""
+    schedule: str = "published"
+    """"published": cosine cycles, each a tenth of the one before; "cosine": the first one alone."""
+    augmentation: str = "published"
+    """"published", or "light" (flip, shift, jitter) to fine-tune on few crops."""
+    lr_groups: str = "published"
+    """"published" multiples of the learning rate for prompts, generator and biases, or "equal"."""
     msel_start: int = 10
     """First epoch with the modality-shared enhancement loss."""
     iael: bool = True
@@ -96,11 +117,25 @@ class TrainOptions:
                 f"--batch must be a multiple of {2 * self.images} (both modalities x --images "
                 f"{self.images}), got {self.batch}"
             )
-        if self.amp not in AMP_CHOICES:
-            raise OptionError(f"--amp must be one of {', '.join(AMP_CHOICES)}, got {self.amp!r}")
-        if self.lr_per not in ("epoch", "step"):
-            raise OptionError(f"--lr-per must be epoch or step, got {self.lr_per!r}")
-        OptimizerOptions(kind=self.optimizer, lr=self.lr)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                flag, listed = "--" + name.replace("_", "-"), " or ".join(choices)
+                raise OptionError(f"{flag} must be {listed}, got {getattr(self, name)!r}")
+        self.optimizer_options()
+
+    def optimizer_options(self) -> OptimizerOptions:
+        """Of all groups. Raises: OptionError for a learning rate or kind that cannot be."""
+        published = OptimizerOptions(kind=self.optimizer, lr=self.lr)
+        if self.lr_groups == "published":
+            return published
+        return replace(
+            published, bias_multiplier=1.0, modality_multiplier=1.0, instance_multiplier=1.0
+        )
+
+    def reached(self, epoch: int, step: int, steps: int) -> float:
+        """Where in the schedule step `step` of `steps` of an epoch (from 1) stands."""
+        now = epoch if self.lr_per == "epoch" else epoch - 1 + (step + 1) / steps
+        return now if self.schedule == "published" else now * FIRST_CYCLE
 
     @property
     def identities(self) -> int:
@@ -128,10 +163,10 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
     """Train on `data`/train; leave best and last .safetensors, metrics.jsonl and curves.png.
 
     The best epoch is the one with the greatest (Rank-1 + mAP) / 2 on validation identities, which
-    are taken from the training identities; query and gallery are not read.
+    are taken from the training identities; query and gallery are not read. A start from `init` is
+    validated too, as epoch 0, so that a training that harms it is seen.
     Raises: DatasetError, CheckpointError, OptionError; TrainingError when the loss is not finite.
     """
-    started = time.monotonic()
     device = _open_device(options)
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
@@ -142,99 +177,121 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
     sampler = IdentitySampler(
         split.train, identities=options.identities, images=options.images, rng=rng
     )
-    start_run(folder, "train", {**asdict(options), "data": str(data)})
     size = model.options.image_size
-    crops = torch.from_numpy(load_crops(split.train, size))
-    held_out = load_crops(split.query, size)
+    crops, held_out = torch.from_numpy(load_crops(split.train, size)), load_crops(split.query, size)
     targets, modality = torch.from_numpy(labels), _modality_flags(split.train)
-    optimizer = build_optimizer(model, OptimizerOptions(kind=options.optimizer, lr=options.lr))
+    start_run(folder, "train", {**asdict(options), "data": str(data)})
+    journal = _Journal(folder, options, data, split, held_out)
+    optimizer = build_optimizer(model, options.optimizer_options())
+    augmentation = PUBLISHED if options.augmentation == "published" else LIGHT
     amp = choose_amp(model, options)
     scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
     generator = torch.Generator().manual_seed(options.seed)
     logger.info(
         "training on %d crops of %d identities, validating on %d crops, mixed precision %s",
-        len(crops),
-        len(names),
-        len(held_out),
-        "on" if amp else "off",
+        *(len(crops), len(names), len(held_out), "on" if amp else "off"),
     )
-    rows: list[dict[str, Any]] = []
-    report: TrainReport | None = None
+    if options.init is not None:
+        journal.validate(model, 0, {})
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         for epoch in range(1, options.epochs + 1):
             model.train()
             batches = sampler.epoch()
-            task = progress.add_task(f"epoch {epoch}/{options.epochs}", total=len(batches))
-            sums: dict[str, float] = {}
-            for step, indices in enumerate(batches):
-                reached = (
-                    epoch if options.lr_per == "epoch" else epoch - 1 + (step + 1) / len(batches)
+            sums: dict[str, float] = dict.fromkeys(Losses.__dataclass_fields__, 0.0)
+            title = f"epoch {epoch}/{options.epochs}"
+            for step, indices in enumerate(progress.track(batches, description=title)):
+                set_learning_rates(
+                    optimizer, options.reached(epoch, step, len(batches)), epochs=options.epochs
                 )
-                set_learning_rates(optimizer, reached, epochs=options.epochs)
                 chosen = torch.from_numpy(indices)
-                images = augment(crops[chosen], generator).to(device)
+                images = augment(crops[chosen], generator, augmentation).to(device)
+                flags, labels_here = modality[chosen].to(device), targets[chosen].to(device)
                 with torch.autocast(device.type, dtype=_amp_type(device), enabled=amp):
-                    output = model(images, modality[chosen].to(device))
-                batch_losses = losses(
-                    _in_float32(output),
-                    targets[chosen].to(device),
-                    modality[chosen].to(device),
-                    msel=epoch >= options.msel_start,
+                    output = model(images, flags)
+                parts = losses(
+                    _in_float32(output), labels_here, flags, msel=epoch >= options.msel_start
                 )
-                total = batch_losses.total
-                if not bool(torch.isfinite(total)):
-                    paths = ", ".join(str(split.train[index].path) for index in indices[:4])
-                    raise TrainingError(
-                        f"the loss is {total.item()} in epoch {epoch}, step {step + 1} (batch of "
-                        f"{paths}, ...); take a smaller --lr than {options.lr} or --amp off"
-                    )
+                if not bool(torch.isfinite(parts.total)):
+                    raise _not_finite(parts, epoch, step, [split.train[row] for row in indices])
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
-                for name, loss in _named(batch_losses).items():
-                    sums[name] = sums.get(name, 0.0) + loss / len(batches)
-                progress.advance(task)
-            progress.remove_task(task)
-            if epoch % options.evaluate_every and epoch != options.epochs:
-                continue
-            embeddings = embed_crops(model, held_out, split.query)
-            row: dict[str, Any] = {
-                "epoch": epoch,
-                "seconds": round(time.monotonic() - started, 2),
-                "lr": optimizer.param_groups[0]["lr"],
-                **{f"loss_{name}": value for name, value in sums.items()},
-                **_mean_figures(
-                    evaluate_embeddings(embeddings, split.query, embeddings, split.query)
-                ),
-                "min_similarity": _threshold(embeddings, split.query),
-            }
-            rows.append(row)
-            append_metrics(folder, row)
-            logger.info(
-                "epoch %d: loss %.3f, validation Rank-1 %.1f%%, mAP %.1f%%",
-                epoch,
-                sum(sums.values()),
-                100 * row["rank1"],
-                100 * row["mAP"],
-            )
-            _save(model, folder / "last.safetensors", options, data, row, len(crops), len(names))
-            if report is None or row["rank1"] + row["mAP"] > report.rank1 + report.mAP:
-                shutil.copyfile(folder / "last.safetensors", folder / ".best.part")
-                os.replace(folder / ".best.part", folder / "best.safetensors")
-                report = TrainReport(
-                    best=folder / "best.safetensors",
-                    last=folder / "last.safetensors",
-                    curves=folder / "curves.png",
-                    epoch=epoch,
-                    rank1=row["rank1"],
-                    mAP=row["mAP"],
-                    min_similarity=row["min_similarity"],
-                    seconds=0.0,
-                )
-            draw_curves(rows, folder / "curves.png", title=f"{options.model} on {data}")
-    assert report is not None  # epochs >= 1, and the last one is always validated
-    return TrainReport(**{**asdict(report), "seconds": time.monotonic() - started})
+                for name in sums:
+                    sums[name] += getattr(parts, name).item() / len(batches)
+            if epoch % options.evaluate_every == 0 or epoch == options.epochs:
+                figures = {f"loss_{name}": value for name, value in sums.items()}
+                journal.validate(model, epoch, {"lr": optimizer.param_groups[0]["lr"], **figures})
+    return journal.report()
+
+
+class _Journal:
+    """Validates a model, writes the figures down and keeps the best: all of a run but learning."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        data: Path,
+        split: FolderDataset,
+        held_out: NDArray[np.uint8],
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._split = split
+        self._held_out = held_out
+        self._started = time.monotonic()
+        self._rows: list[dict[str, Any]] = []
+        self._best: dict[str, Any] | None = None
+        identities = len({sample.identity for sample in split.train})
+        self._data = {"folder": data.name, "crops": len(split.train), "identities": identities}
+
+    def validate(self, model: MIP, epoch: int, figures: dict[str, float]) -> None:
+        """Measure on the validation identities; write the metrics, checkpoints and curves."""
+        people = self._split.query
+        embeddings = embed_crops(model, self._held_out, people)
+        directions = evaluate_embeddings(embeddings, people, embeddings, people)
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "seconds": round(time.monotonic() - self._started, 2),
+            **figures,
+            **_mean_figures(directions),
+            "min_similarity": _threshold(embeddings, people),
+        }
+        self._rows.append(row)
+        append_metrics(self._folder, row)
+        losses_now = [value for name, value in row.items() if name.startswith("loss_")]
+        logger.info(
+            "epoch %d: %svalidation Rank-1 %.1f%%, mAP %.1f%%",
+            *(epoch, f"loss {sum(losses_now):.3f}, " if losses_now else "the start, "),
+            *(100 * row["rank1"], 100 * row["mAP"]),
+        )
+        self._save(model, "last", row)
+        best = self._best
+        if best is None or row["rank1"] + row["mAP"] > best["rank1"] + best["mAP"]:
+            self._save(model, "best", row)
+            self._best = row
+        title = f"{self._options.model} on {self._data['folder']}"
+        draw_curves(self._rows, self._folder / "curves.png", title=title)
+
+    def report(self) -> TrainReport:
+        """What the run reached; some epoch has been validated."""
+        assert self._best is not None
+        return TrainReport(
+            best=self._folder / "best.safetensors",
+            last=self._folder / "last.safetensors",
+            curves=self._folder / "curves.png",
+            epoch=self._best["epoch"],
+            rank1=self._best["rank1"],
+            mAP=self._best["mAP"],
+            min_similarity=self._best["min_similarity"],
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _save(self, model: MIP, name: str, row: dict[str, Any]) -> None:
+        training = {"data": self._data, "options": asdict(self._options), "validation": row}
+        path = self._folder / f"{name}.safetensors"
+        save(model, path, training=training, min_similarity=row["min_similarity"])
 
 
 def build_model(options: TrainOptions, *, classes: int) -> MIP:
@@ -335,8 +392,13 @@ def _in_float32(output: TrainOutput) -> TrainOutput:
     )
 
 
-def _named(batch_losses: Losses) -> dict[str, float]:
-    return {name: getattr(batch_losses, name).item() for name in Losses.__dataclass_fields__}
+def _not_finite(parts: Losses, epoch: int, step: int, samples: Sequence[Sample]) -> TrainingError:
+    """Which batch it was, and what may help."""
+    shown = ", ".join(str(sample.path) for sample in samples[:4])
+    return TrainingError(
+        f"the loss is {parts.total.item()} in epoch {epoch}, step {step + 1} (batch of {shown}, "
+        "...); take a smaller --lr, or --amp off"
+    )
 
 
 def _mean_figures(directions: Sequence[DirectionResult]) -> dict[str, float]:
@@ -352,20 +414,3 @@ def _threshold(embeddings: Embeddings, samples: Sequence[Sample]) -> float:
     identity = np.array([sample.identity for sample in samples])
     similarities = embeddings[infrared] @ embeddings[~infrared].T
     return best_threshold(similarities, identity[infrared][:, None] == identity[~infrared])
-
-
-def _save(
-    model: MIP,
-    path: Path,
-    options: TrainOptions,
-    data: Path,
-    row: dict[str, Any],
-    crops: int,
-    identities: int,
-) -> None:
-    training = {
-        "data": {"folder": data.name, "crops": crops, "identities": identities},
-        "options": asdict(options),
-        "validation": row,
-    }
-    save(model, path, training=training, min_similarity=row["min_similarity"])

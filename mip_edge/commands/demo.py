@@ -18,8 +18,8 @@ import click
 )
 @click.option(
     "--train-identities",
-    type=click.IntRange(min=24),
-    default=150,
+    type=click.IntRange(min=40),
+    default=400,
     show_default=True,
     help="Synthetic people to fine-tune on.",
 )
@@ -33,7 +33,7 @@ import click
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
-    default=6,
+    default=4,
     show_default=True,
     help="Passes of the fine-tuning.",
 )

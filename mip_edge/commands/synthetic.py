@@ -48,7 +48,7 @@ import click
 @click.option(
     "--difficulty",
     type=click.FloatRange(0, 1),
-    default=0.5,
+    default=0.8,
     show_default=True,
     help="0: plain backgrounds, whole people, even light; 1: vivid, occluded, harsh.",
 )

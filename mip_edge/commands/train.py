@@ -88,6 +88,27 @@ import click
     help="How often the learning rate moves; short trainings want step.",
 )
 @click.option(
+    "--schedule",
+    type=click.Choice(["published", "cosine"]),
+    default="published",
+    show_default=True,
+    help="published: cosine cycles, each at a tenth of the one before; cosine: one cycle.",
+)
+@click.option(
+    "--augmentation",
+    type=click.Choice(["published", "light"]),
+    default="published",
+    show_default=True,
+    help="light changes a crop little (flip, shift, jitter), to fine-tune on few crops.",
+)
+@click.option(
+    "--lr-groups",
+    type=click.Choice(["published", "equal"]),
+    default="published",
+    show_default=True,
+    help="Multiples of --lr for prompts (5), generator (15) and biases (2), or one rate for all.",
+)
+@click.option(
     "--msel-start",
     type=click.IntRange(min=1),
     default=10,

@@ -57,6 +57,10 @@ class AugmentOptions:
 
 
 PUBLISHED = AugmentOptions()
+LIGHT = AugmentOptions(
+    brightness=0.15, contrast=0.15, blur_sigma=(0.1, 0.6), pad=4.0, erase=0.0, grey=0.0
+)
+"""Changes that leave a crop nearly as it is."""
 
 
 def normalize(crops: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ KINDS = ("sgd", "adamw")
 PUBLISHED_EPOCHS = 80
 _WARM_UP = 5
 _CYCLE = 30
+FIRST_CYCLE = (_CYCLE - 1e-6) / PUBLISHED_EPOCHS
+"""Share of the schedule that its warm-up and first cycle take."""
 _WARM_UP_START = 0.01
 _FLOOR = 1e-5
 _DECAY = 0.1

@@ -170,7 +170,7 @@ def draw_frames(
 ) -> Iterator[tuple[NDArray[np.uint8], list[dict[str, object]]]]:
     """Each frame, (H, W, 3) RGB or (H, W) infrared, and who is seen where in it."""
     place = _draw_place(modality, rng, options.size)
-    sigma = 4.0 if modality is Modality.VISIBLE else 7.0
+    sigma = 4.0 if modality is Modality.VISIBLE else 5.0
     for index in range(frames):
         image = place.copy()
         owners = np.zeros(options.size, dtype=np.int32)
@@ -194,6 +194,9 @@ def _draw_place(
     floor = draw_background(rng, modality, 0.0, size)
     horizon = int(0.72 * size[0])
     place[horizon:] = floor[horizon:]
+    if modality is Modality.INFRARED:
+        # The lamp of a night camera reaches who is near; what lies behind stays dark.
+        place //= 16
     return place
 
 

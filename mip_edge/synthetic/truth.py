@@ -24,8 +24,10 @@ class CrossingResult:
     """The true identity."""
     identity: int | None
     """The one that the run gave for most of the crossing; None if it gave none."""
+    again: bool
+    """This person has crossed before, and is to be recognised; else to be told from all others."""
     right: bool
-    """Same identity as on every other camera, and no other person's."""
+    """The identity of the earlier crossing, or, the first time, one that nobody had."""
 
 
 def read_truth(path: Path) -> dict[int, dict[int, Box]]:
@@ -55,30 +57,46 @@ def score_crossings(
     truths: Mapping[str, Mapping[int, Mapping[int, Box]]],
     sightings: Mapping[str, Mapping[int, Sequence[tuple[int, Box]]]],
 ) -> list[CrossingResult]:
-    """One result for each person and camera of `truths`.
+    """One result for each person and camera of `truths`, in the order of their first frames.
 
-    An identity is right if the run gave it to this person on every camera that the person crossed,
-    and to nobody else.
+    Cameras run at one time. An identity belongs to the person who had it first, and a person's
+    identity is the first one given; another person's crossing under it is wrong, not his own.
     """
-    given: dict[tuple[str, int], int | None] = {}
-    for camera, frames in truths.items():
-        votes: dict[int, Counter[int]] = {}
-        for frame, people in frames.items():
-            seen = sightings.get(camera, {}).get(frame, [])
-            for person, box in people.items():
-                identity = _identity_at(box, seen)
-                counter = votes.setdefault(person, Counter())
-                if identity is not None:
-                    counter[identity] += 1
-        for person, counter in votes.items():
-            given[camera, person] = counter.most_common(1)[0][0] if counter else None
+    given = [
+        (min(seen), camera, person, _given_to(seen, sightings.get(camera, {})))
+        for camera, frames in truths.items()
+        for person, seen in _by_person(frames).items()
+    ]
+    owner: dict[int, int] = {}
+    own: dict[int, int | None] = {}
     results = []
-    for (camera, person), identity in given.items():
-        own = {one for (_, who), one in given.items() if who == person}
-        others = {one for (_, who), one in given.items() if who != person}
-        right = identity is not None and own == {identity} and identity not in others
-        results.append(CrossingResult(camera, person, identity, right))
+    for _, camera, person, identity in sorted(given, key=lambda crossing: crossing[:3]):
+        again = person in own
+        expected = own.setdefault(person, identity)
+        first_owner = person if identity is None else owner.setdefault(identity, person)
+        right = identity is not None and identity == expected and first_owner == person
+        results.append(CrossingResult(camera, person, identity, again, right))
     return results
+
+
+def _by_person(frames: Mapping[int, Mapping[int, Box]]) -> dict[int, dict[int, Box]]:
+    people: dict[int, dict[int, Box]] = {}
+    for frame, boxes in frames.items():
+        for person, box in boxes.items():
+            people.setdefault(person, {})[frame] = box
+    return people
+
+
+def _given_to(
+    boxes: Mapping[int, Box], sightings: Mapping[int, Sequence[tuple[int, Box]]]
+) -> int | None:
+    """The identity that a run gave in most frames of one crossing."""
+    votes = Counter(
+        identity
+        for frame, box in boxes.items()
+        if (identity := _identity_at(box, sightings.get(frame, []))) is not None
+    )
+    return votes.most_common(1)[0][0] if votes else None
 
 
 def overlap(first: Box, second: Box) -> float:

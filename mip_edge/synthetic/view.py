@@ -20,7 +20,7 @@ class ViewOptions:
 
     image_size: tuple[int, int] = (128, 64)
     """Height and width of a crop in pixels."""
-    difficulty: float = 0.5
+    difficulty: float = 0.8
     """0: plain backgrounds, whole people, even light; 1: vivid ones, occluders, harsh light."""
 
     def __post_init__(self) -> None:

@@ -85,7 +85,7 @@ def sample_crops(
     count: int,
     seed: int,
     image_size: tuple[int, int] = (256, 128),
-    difficulty: float = 0.5,
+    difficulty: float = 0.8,
 ) -> list[Crop]:
     """Crops of `count` different synthetic people, each (H, W, 3) uint8 RGB."""
     rng = np.random.default_rng([seed, count, 2])
@@ -107,7 +107,7 @@ class DatasetOptions:
     """Crops of a test person in each light, in query and in gallery each."""
     image_size: tuple[int, int] = (128, 64)
     """Height and width of the crops in pixels."""
-    difficulty: float = 0.5
+    difficulty: float = 0.8
     """0 easy to 1 hard, as ViewOptions says."""
     seed: int = 1
     """Which world: two seeds share nobody."""

@@ -13,7 +13,7 @@ from mip_edge.cli import cli
 def test_the_demo_goes_from_drawing_to_matches_and_reports_them(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     arguments = (
-        f"demo -o {folder} --train-identities 24 --test-identities 10 --epochs 1 --people 1"
+        f"demo -o {folder} --train-identities 40 --test-identities 10 --epochs 1 --people 1"
     ).split()
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output

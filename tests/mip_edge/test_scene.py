@@ -58,30 +58,34 @@ def test_overlap_of_half_covered_boxes_is_a_third() -> None:
     assert overlap(BOX, FAR) == 0
 
 
-def test_one_identity_on_both_cameras_and_nobody_elses_is_right() -> None:
-    truths = {"gate": {0: {7: BOX}}, "yard": {0: {7: BOX, 8: FAR}}}
-    sightings = {"gate": {0: [(1, BOX)]}, "yard": {0: [(1, BOX), (2, FAR)]}}
-    assert [result.right for result in score_crossings(truths, sightings)] == [True, True, True]
+def test_a_known_person_under_the_own_identity_is_right_and_a_stranger_under_a_new_one() -> None:
+    truths = {"gate": {0: {7: BOX}}, "yard": {5: {7: BOX}, 9: {8: FAR}}}
+    sightings = {"gate": {0: [(1, BOX)]}, "yard": {5: [(1, BOX)], 9: [(2, FAR)]}}
+    assert score_crossings(truths, sightings) == [
+        CrossingResult("gate", 7, 1, again=False, right=True),
+        CrossingResult("yard", 7, 1, again=True, right=True),
+        CrossingResult("yard", 8, 2, again=False, right=True),
+    ]
 
 
-def test_two_identities_for_one_person_are_wrong_on_both_cameras() -> None:
-    truths = {"gate": {0: {7: BOX}}, "yard": {0: {7: BOX}}}
-    sightings = {"gate": {0: [(1, BOX)]}, "yard": {0: [(2, BOX)]}}
-    assert not any(result.right for result in score_crossings(truths, sightings))
+def test_a_known_person_under_a_new_identity_is_wrong() -> None:
+    truths = {"gate": {0: {7: BOX}}, "yard": {5: {7: BOX}}}
+    sightings = {"gate": {0: [(1, BOX)]}, "yard": {5: [(2, BOX)]}}
+    assert [result.right for result in score_crossings(truths, sightings)] == [True, False]
 
 
-def test_one_identity_for_two_people_is_wrong_for_both() -> None:
-    truths = {"gate": {0: {7: BOX}}, "yard": {0: {7: BOX, 8: FAR}}}
-    sightings = {"gate": {0: [(1, BOX)]}, "yard": {0: [(1, BOX), (1, FAR)]}}
-    assert not any(result.right for result in score_crossings(truths, sightings))
+def test_a_stranger_under_a_known_identity_is_wrong_and_its_owner_stays_right() -> None:
+    truths = {"gate": {0: {7: BOX}}, "yard": {3: {8: FAR}, 5: {7: BOX}}}
+    sightings = {"gate": {0: [(1, BOX)]}, "yard": {3: [(1, FAR)], 5: [(1, BOX)]}}
+    assert [result.right for result in score_crossings(truths, sightings)] == [True, False, True]
 
 
 def test_the_identity_of_most_frames_counts_and_none_is_wrong() -> None:
     truths = {"gate": {frame: {7: BOX} for frame in range(3)} | {9: {8: FAR}}}
     sightings = {"gate": {0: [(1, BOX)], 1: [(2, BOX)], 2: [(2, BOX)]}}
     assert score_crossings(truths, sightings) == [
-        CrossingResult("gate", 7, 2, True),
-        CrossingResult("gate", 8, None, False),
+        CrossingResult("gate", 7, 2, again=False, right=True),
+        CrossingResult("gate", 8, None, again=False, right=False),
     ]
 
 
