@@ -21,6 +21,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     epochs = [row["epoch"] for row in rows]
     for name in [key for key in rows[-1] if key.startswith("loss_")]:
         known = [(row["epoch"], row[name]) for row in rows if name in row]
+        if not any(value for _, value in known):
+            continue  # a loss that was off
         epochs_known, values = zip(*known, strict=True)
         losses.plot(epochs_known, values, marker=".", label=name.removeprefix("loss_"))
     for name in ("rank1", "mAP", "mINP"):

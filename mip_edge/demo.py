@@ -289,11 +289,11 @@ def _write_report(folder: Path, options: DemoOptions, report: DemoReport) -> Non
     lines += ["", report.crossings_line(), ""]
     lines += ["| camera | person | came before | identity given | right |", "| --- " * 5 + "|"]
     for one in report.crossings:
-        cells = (
+        columns = (
             *(one.camera, one.person, "yes" if one.again else "no"),
             *("none" if one.identity is None else one.identity, "yes" if one.right else "no"),
         )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append("| " + " | ".join(map(str, columns)) + " |")
     lines += ["", "```", report.live.table(), "```", "", "| step | seconds |", "| --- | --- |"]
     lines += [f"| {step} | {seconds:.1f} |" for step, seconds in report.seconds.items()]
     (folder / "report.md").write_text("\n".join(lines) + "\n")

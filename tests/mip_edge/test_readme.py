@@ -14,6 +14,7 @@ from mip_edge.cli import cli
 from mip_edge.synthetic.scene import SceneOptions, write_scene
 
 README = Path(__file__).parents[2] / "README.md"
+OFFICIAL = Path(__file__).parents[1] / "data" / "mip_tiny_state_dict.pth"
 # What is added to a command so that it takes seconds, and a stream that no test can have.
 LESS = {
     "synthetic": "--train-identities 24 --test-identities 6 --crops 4 --test-crops 2",
@@ -50,5 +51,11 @@ def test_the_readme_walks_from_a_folder_of_crops_to_live_cameras(
     shutil.copy(next(Path("data/gallery/visible").glob("*/*.png")), "noon.png")
     shutil.copy(next(Path("data/query/infrared").glob("*/*.png")), "midnight.png")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 1
+    shutil.copy(OFFICIAL, "mip_sysu.pth")
+    assert len(blocks) == 2
     exec(compile(blocks[0], "README.md", "exec"), {})
+    # The published network at its tiny size: the same call with the size of its images.
+    small = blocks[1].replace('"mip_sysu.pth"', '"mip_sysu.pth", image_size=(64, 32)')
+    assert small != blocks[1]
+    exec(compile(small, "README.md", "exec"), {})
+    assert Path("mip_sysu.safetensors").is_file()
