@@ -123,7 +123,9 @@ def run_demo(
         report.figures[name] = evaluate_model(weights, data)
         tell(_rates(name, report.figures[name]))
 
-    clock.start(f"Fine-tuning on {options.train_identities} people, as small as it never saw any")
+    clock.start(
+        f"Fine-tuning on {options.train_identities} others, in crops smaller than it has seen"
+    )
     report.training = train(data, fine_tuning, folder / "train")
     best = report.training.best
     report.figures["fine-tuned"] = evaluate_model(best, data)

@@ -7,7 +7,6 @@ comes twice; views grow harder; then visible and infrared crops of a person attr
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ from mip_edge.errors import CheckpointError, OptionError
 from mip_edge.metrics import evaluate_ranking
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
+from mip_edge.run import append_metrics, start_run
 from mip_edge.synthetic.identity import ATTRIBUTES, MEASURES, PARTS, TOP_PATTERNS
 from mip_edge.synthetic.world import PairBatch, draw_pairs
 
@@ -158,6 +158,8 @@ def pretrain(options: PretrainOptions, folder: Path, *, resume: bool = False) ->
     With `resume` it goes on from the folder's last state; `steps` may differ as long as the
     learning rate has not begun to fall, since nothing before depends on it.
     """
+    if not resume:
+        start_run(folder, "pretrain", asdict(options))
     torch.manual_seed(options.seed)
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
@@ -174,7 +176,6 @@ def pretrain(options: PretrainOptions, folder: Path, *, resume: bool = False) ->
     )
     state = folder / "state.pt"
     first = _restore(state, model, teaching, optimizer) if resume else 0
-    folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     sums: dict[str, float] = {}
     measured = first
@@ -200,8 +201,7 @@ def pretrain(options: PretrainOptions, folder: Path, *, resume: bool = False) ->
                 row |= {name: value / (done - measured) for name, value in sums.items()}
                 row |= measure(model, people=options.test_people)
                 sums, measured = {}, done
-                with (folder / "metrics.jsonl").open("a") as lines:
-                    lines.write(json.dumps(row) + "\n")
+                append_metrics(folder, row)
                 logger.info("pretrain %s", row)
                 _keep(state, done, model, teaching, optimizer)
     path = folder / "checkpoint.safetensors"

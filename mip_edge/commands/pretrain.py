@@ -79,12 +79,9 @@ def pretrain(
     People are drawn on the fly and none comes twice. The network first learns to name what they
     wear and carry, then to recognise them across visible and infrared. Hours on two CPU cores.
     """
-    from mip_edge.errors import OutputError
     from mip_edge.pretrain import PretrainOptions
     from mip_edge.pretrain import pretrain as run
 
-    if not resume and output.exists() and any(output.iterdir()):
-        raise OutputError(f"{output} is not empty; name another --output, or go on with --resume")
     options = PretrainOptions(
         model=model,
         image_size=image_size,

@@ -111,19 +111,17 @@ def expose(
     height, width = image.shape[:2]
     gain = 1.0 + 0.45 * hard * (2 * rng.random() - 1)
     offset = 30 * hard * (2 * rng.random() - 1)
-    slope = 0.5 * hard * (2 * rng.random((2,)) - 1)
-    rows = 1 + slope[0] * np.linspace(-1, 1, height, dtype=np.float32)
-    columns = 1 + slope[1] * np.linspace(-1, 1, width, dtype=np.float32)
-    light = (gain * rows)[:, None] * columns[None]
+    down, across = (0.5 * hard * (2 * rng.random((2,)) - 1)).tolist()
+    rows = gain + gain * down * np.linspace(-1, 1, height, dtype=np.float32)
+    columns = 1 + across * np.linspace(-1, 1, width, dtype=np.float32)
+    light = rows[:, None] * columns[None]
     sigma = 2 + (6 if modality is Modality.VISIBLE else 12) * hard * rng.random()
     if image.ndim == 3:
-        tint = 1 + 0.15 * hard * (2 * rng.random(3) - 1)
+        tint = (1 + 0.15 * hard * (2 * rng.random(3) - 1)).astype(np.float32)
         light = light[..., None] * tint
-    lit = np.asarray(
-        cv2.multiply(image, light.astype(np.float32), dtype=cv2.CV_32F), dtype=np.float32
-    )
-    lit += draw_noise(rng, image.shape, sigma) + np.float32(offset)
-    exposed = cv2.convertScaleAbs(np.maximum(lit, 0))
+    lit = cv2.multiply(image, light, dtype=cv2.CV_32F)
+    noise = draw_noise(rng, image.shape, sigma, offset)
+    exposed = cv2.add(lit, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.2 + 0.4 * hard:
         blur = 0.4 + (0.9 * hard * height / 128) * rng.random()
         exposed = cv2.GaussianBlur(exposed, (0, 0), blur)
@@ -131,15 +129,14 @@ def expose(
 
 
 def draw_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], sigma: float
+    rng: np.random.Generator, shape: tuple[int, ...], sigma: float, mean: float = 0.0
 ) -> NDArray[np.float32]:
-    """Zero-mean noise of deviation `sigma`: the sum of two uniform bytes, faster than a normal."""
+    """Noise of deviation `sigma`: the sum of two uniform bytes, faster than a normal."""
     count = int(np.prod(shape))
     pair = np.frombuffer(rng.bytes(2 * count), dtype=np.uint8).reshape(2, *shape)
-    total = np.asarray(cv2.add(pair[0], pair[1], dtype=cv2.CV_32F), dtype=np.float32)
-    total -= np.float32(255)
-    total *= np.float32(sigma / 104.5)
-    return total
+    scale = sigma / 104.5
+    noise = cv2.addWeighted(pair[0], scale, pair[1], scale, mean - 255 * scale, dtype=cv2.CV_32F)
+    return np.asarray(noise, dtype=np.float32)
 
 
 def _detect(labels: Labels, rng: np.random.Generator, hard: float) -> tuple[slice, slice]:
