@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -60,6 +63,7 @@ def demo(output: Path, overwrite: bool, **options: int | None) -> None:
     from mip_edge.demo import DemoOptions, run_demo
 
     run_demo(output, DemoOptions(**options), click.echo, overwrite=overwrite)  # type: ignore[arg-type]
+    program = program_name()
     click.echo(
         f"""
 Look at
@@ -72,7 +76,16 @@ Look at
   {output}/bundle           what goes to the device
 
 Next
-  mip-edge live {output}/bundle --source name=door,url=VIDEO,modality=visible --save door.mp4
-  mip-edge train DATA --dataset folder --model base --init VIT_WEIGHTS   with crops of your own
-  mip-edge doctor           which engines this machine has"""
+  {program} live {output}/bundle --source name=door,url=VIDEO,modality=visible --save door.mp4
+  {program} train DATA --model base --init VIT_WEIGHTS     with crops of your own
+  {program} doctor          which engines this machine has"""
     )
+
+
+def program_name() -> str:
+    """What to type for this program: its name, or its path where the shell would not find it."""
+    name = "mip-edge"
+    started = Path(sys.argv[0])
+    if shutil.which(name) is None and started.name == name:
+        return os.path.relpath(started)
+    return name
