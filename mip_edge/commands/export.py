@@ -71,4 +71,4 @@ def export(
             f"{report.graphs[modality].nodes} nodes, camera {report.camera[modality]}"
         )
     for name, size in report.sizes.items():
-        click.echo(f"{name}: {size / 1e6:.2f} MB")
+        click.echo(f"{name}: {size:,} bytes")

@@ -18,7 +18,7 @@ OFFICIAL = Path(__file__).parents[1] / "data" / "mip_tiny_state_dict.pth"
 # What is added to a command so that it takes seconds, and a stream that no test can have.
 LESS = {
     "synthetic": "--train-identities 24 --test-identities 6 --crops 4 --test-crops 2",
-    "train": "--epochs 1 --validation-share 0.2",
+    "train": "--epochs 1 --batch 32 --validation-share 0.2",
     "benchmark": "--repeats 2",
     "live": "--no-realtime --max-frames 15",
 }
