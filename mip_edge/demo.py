@@ -20,6 +20,7 @@ from mip_edge.checkpoint import read_metadata, save
 from mip_edge.embedder import Embedder
 from mip_edge.errors import OptionError, OutputError
 from mip_edge.evaluate import EvaluationReport, evaluate_model
+from mip_edge.journal import TrainReport
 from mip_edge.live.crop import CropOptions
 from mip_edge.live.detector import DetectorKind
 from mip_edge.live.loop import run_live
@@ -32,7 +33,7 @@ from mip_edge.run import made_by, start_run
 from mip_edge.synthetic.scene import SceneCamera, SceneOptions, write_scene
 from mip_edge.synthetic.truth import CrossingResult, read_sightings, read_truth, score_crossings
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
-from mip_edge.train import STARTER, TrainOptions, TrainReport, train
+from mip_edge.train import STARTER, TrainOptions, train
 
 CROP_SIZE = (40, 20)
 """Pixels of the demo's crops. The shipped checkpoint learned from sharp ones of 128x64: a site of

@@ -12,18 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
-from mip_edge.checkpoint import initialize, load_vit_weights, read_metadata, save
-from mip_edge.curves import draw_curves
-from mip_edge.data.augment import LIGHT, PUBLISHED, augment, normalize
+from mip_edge.checkpoint import initialize, load_vit_weights, read_metadata
+from mip_edge.data.augment import LIGHT, PUBLISHED, augment
 from mip_edge.data.cache import load_crops
 from mip_edge.data.folder import (
-    FolderDataset,
     Sample,
     label_identities,
     read_folder,
@@ -31,8 +26,7 @@ from mip_edge.data.folder import (
 )
 from mip_edge.data.sampler import IdentitySampler
 from mip_edge.errors import CheckpointError, OptionError, TrainingError
-from mip_edge.evaluate import DirectionResult, evaluate_embeddings
-from mip_edge.metrics import best_threshold
+from mip_edge.journal import Journal, TrainReport, modality_flags
 from mip_edge.model.losses import Losses, losses
 from mip_edge.model.mip import MIP, TrainOutput
 from mip_edge.model.optimizer import (
@@ -42,8 +36,7 @@ from mip_edge.model.optimizer import (
     set_learning_rates,
 )
 from mip_edge.model.options import MIPOptions
-from mip_edge.run import append_metrics, start_run
-from mip_edge.spec import Embeddings, Modality
+from mip_edge.run import start_run
 
 logger = logging.getLogger(__name__)
 
@@ -143,22 +136,6 @@ class TrainOptions:
         return self.batch // (2 * self.images)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainReport:
-    """What a training left behind, and how good its best epoch was."""
-
-    best: Path
-    last: Path
-    curves: Path
-    epoch: int
-    """The epoch that `best` holds."""
-    rank1: float
-    mAP: float  # noqa: N815 - the name the field uses
-    """Of the validation identities, mean of both directions."""
-    min_similarity: float
-    seconds: float
-
-
 def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
     """Train on `data`/train; leave best and last .safetensors, metrics.jsonl and curves.png.
 
@@ -179,9 +156,9 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
     )
     size = model.options.image_size
     crops, held_out = torch.from_numpy(load_crops(split.train, size)), load_crops(split.query, size)
-    targets, modality = torch.from_numpy(labels), _modality_flags(split.train)
+    targets, modality = torch.from_numpy(labels), modality_flags(split.train)
     start_run(folder, "train", {**asdict(options), "data": str(data)})
-    journal = _Journal(folder, options, data, split, held_out)
+    journal = Journal(folder, asdict(options), data, split, held_out)
     optimizer = build_optimizer(model, options.optimizer_options())
     augmentation = PUBLISHED if options.augmentation == "published" else LIGHT
     amp = choose_amp(model, options)
@@ -223,75 +200,6 @@ def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
                 figures = {f"loss_{name}": value for name, value in sums.items()}
                 journal.validate(model, epoch, {"lr": optimizer.param_groups[0]["lr"], **figures})
     return journal.report()
-
-
-class _Journal:
-    """Validates a model, writes the figures down and keeps the best: all of a run but learning."""
-
-    def __init__(
-        self,
-        folder: Path,
-        options: TrainOptions,
-        data: Path,
-        split: FolderDataset,
-        held_out: NDArray[np.uint8],
-    ) -> None:
-        self._folder = folder
-        self._options = options
-        self._split = split
-        self._held_out = held_out
-        self._started = time.monotonic()
-        self._rows: list[dict[str, Any]] = []
-        self._best: dict[str, Any] | None = None
-        identities = len({sample.identity for sample in split.train})
-        self._data = {"folder": data.name, "crops": len(split.train), "identities": identities}
-
-    def validate(self, model: MIP, epoch: int, figures: dict[str, float]) -> None:
-        """Measure on the validation identities; write the metrics, checkpoints and curves."""
-        people = self._split.query
-        embeddings = embed_crops(model, self._held_out, people)
-        directions = evaluate_embeddings(embeddings, people, embeddings, people)
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "seconds": round(time.monotonic() - self._started, 2),
-            **figures,
-            **_mean_figures(directions),
-            "min_similarity": _threshold(embeddings, people),
-        }
-        self._rows.append(row)
-        append_metrics(self._folder, row)
-        losses_now = [value for name, value in row.items() if name.startswith("loss_")]
-        logger.info(
-            "epoch %d: %svalidation Rank-1 %.1f%%, mAP %.1f%%",
-            *(epoch, f"loss {sum(losses_now):.3f}, " if losses_now else "the start, "),
-            *(100 * row["rank1"], 100 * row["mAP"]),
-        )
-        self._save(model, "last", row)
-        best = self._best
-        if best is None or row["rank1"] + row["mAP"] > best["rank1"] + best["mAP"]:
-            self._save(model, "best", row)
-            self._best = row
-        title = f"{self._options.model} on {self._data['folder']}"
-        draw_curves(self._rows, self._folder / "curves.png", title=title)
-
-    def report(self) -> TrainReport:
-        """What the run reached; some epoch has been validated."""
-        assert self._best is not None
-        return TrainReport(
-            best=self._folder / "best.safetensors",
-            last=self._folder / "last.safetensors",
-            curves=self._folder / "curves.png",
-            epoch=self._best["epoch"],
-            rank1=self._best["rank1"],
-            mAP=self._best["mAP"],
-            min_similarity=self._best["min_similarity"],
-            seconds=time.monotonic() - self._started,
-        )
-
-    def _save(self, model: MIP, name: str, row: dict[str, Any]) -> None:
-        training = {"data": self._data, "options": asdict(self._options), "validation": row}
-        path = self._folder / f"{name}.safetensors"
-        save(model, path, training=training, min_similarity=row["min_similarity"])
 
 
 def build_model(options: TrainOptions, *, classes: int) -> MIP:
@@ -347,22 +255,6 @@ def choose_amp(model: MIP, options: TrainOptions) -> bool:
     return seconds[True] < seconds[False]
 
 
-@torch.inference_mode()
-def embed_crops(
-    model: MIP, crops: NDArray[np.uint8], samples: Sequence[Sample], *, batch: int = 128
-) -> Embeddings:
-    """Embeddings (N, D) of unit length of crops (N, H, W, 3), without camera embedding."""
-    device = next(model.parameters()).device
-    flags = _modality_flags(samples)
-    model.eval()
-    parts = []
-    for start in range(0, len(crops), batch):
-        images = normalize(torch.from_numpy(crops[start : start + batch])).to(device)
-        raw = model(images, flags[start : start + batch].to(device))
-        parts.append(F.normalize(raw, dim=1).float().cpu().numpy())
-    return np.concatenate(parts)
-
-
 def _open_device(options: TrainOptions) -> torch.device:
     try:
         device = torch.device(options.device)
@@ -377,11 +269,6 @@ def _open_device(options: TrainOptions) -> torch.device:
 
 def _amp_type(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.bfloat16
-
-
-def _modality_flags(samples: Sequence[Sample]) -> Tensor:
-    """1 visible, 0 infrared, as the network takes them, (N,)."""
-    return torch.tensor([int(sample.modality is Modality.VISIBLE) for sample in samples])
 
 
 def _in_float32(output: TrainOutput) -> TrainOutput:
@@ -399,18 +286,3 @@ def _not_finite(parts: Losses, epoch: int, step: int, samples: Sequence[Sample])
         f"the loss is {parts.total.item()} in epoch {epoch}, step {step + 1} (batch of {shown}, "
         "...); take a smaller --lr, or --amp off"
     )
-
-
-def _mean_figures(directions: Sequence[DirectionResult]) -> dict[str, float]:
-    return {
-        name: float(np.mean([getattr(direction.ranking, name) for direction in directions]))
-        for name in ("rank1", "mAP", "mINP")
-    }
-
-
-def _threshold(embeddings: Embeddings, samples: Sequence[Sample]) -> float:
-    """The similarity that best tells same from different across the modalities."""
-    infrared = np.array([sample.modality is Modality.INFRARED for sample in samples])
-    identity = np.array([sample.identity for sample in samples])
-    similarities = embeddings[infrared] @ embeddings[~infrared].T
-    return best_threshold(similarities, identity[infrared][:, None] == identity[~infrared])
