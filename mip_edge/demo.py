@@ -17,6 +17,7 @@ import torch
 from export.bundle import ExportReport, export_bundle
 from mip_edge.benchmark import BenchmarkOptions, Timing, benchmark
 from mip_edge.checkpoint import read_metadata, save
+from mip_edge.data.image import write_image
 from mip_edge.embedder import Embedder
 from mip_edge.errors import OptionError, OutputError
 from mip_edge.evaluate import EvaluationReport, evaluate_model
@@ -27,11 +28,17 @@ from mip_edge.live.loop import run_live
 from mip_edge.live.options import LiveOptions
 from mip_edge.live.report import LiveReport
 from mip_edge.live.source import SourceOptions
+from mip_edge.live.truth import (
+    CrossingResult,
+    Sightings,
+    read_sightings,
+    read_truth,
+    score_crossings,
+)
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
 from mip_edge.run import made_by, start_run
 from mip_edge.synthetic.scene import SceneCamera, SceneOptions, write_scene
-from mip_edge.synthetic.truth import CrossingResult, read_sightings, read_truth, score_crossings
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
 from mip_edge.train import STARTER, TrainOptions, train
 
@@ -155,12 +162,13 @@ def run_demo(
     )
     report.live = _watch(folder, bundle, cameras, options)
     truths = {camera.name: read_truth(camera.truth) for camera in cameras}
-    report.crossings = score_crossings(truths, read_sightings(folder / "events.jsonl"))
+    sightings = read_sightings(folder / "events.jsonl")
+    report.crossings = score_crossings(truths, sightings)
     tell(
         f"{report.live.frames_per_second:.0f} frames/s, {report.live.crops_per_second:.0f} crops/s"
     )
     tell(report.crossings_line())
-    _write_still(folder, report.crossings, cameras)
+    _write_still(folder, report.crossings, sightings, cameras)
     clock.stop()
     _write_report(folder, options, report)
     return report
@@ -237,13 +245,15 @@ def _rates(name: str, report: EvaluationReport) -> str:
 
 
 def _write_still(
-    folder: Path, crossings: Sequence[CrossingResult], cameras: Sequence[SceneCamera]
+    folder: Path,
+    crossings: Sequence[CrossingResult],
+    sightings: Sightings,
+    cameras: Sequence[SceneCamera],
 ) -> None:
     """One person who was recognised, on each camera at the middle of the crossing.
 
     Nobody recognised: the middle of the video. Raises: OutputError if the video cannot be read.
     """
-    sightings = read_sightings(folder / "events.jsonl")
     known = [crossing.identity for crossing in crossings if crossing.again and crossing.right]
     video = cv2.VideoCapture(str(folder / "live.mp4"))
     halves = []
@@ -261,7 +271,8 @@ def _write_still(
             raise OutputError(f"{folder / 'live.mp4'} cannot be read back")
         halves.append(np.array_split(image, len(cameras), axis=1)[place])
     video.release()
-    cv2.imwrite(str(folder / "match.png"), np.hstack(halves))
+    still = cv2.cvtColor(np.hstack(halves), cv2.COLOR_BGR2RGB)
+    write_image(folder / "match.png", np.asarray(still, dtype=np.uint8))
 
 
 def _write_report(folder: Path, options: DemoOptions, report: DemoReport) -> None:

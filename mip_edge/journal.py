@@ -69,7 +69,7 @@ class Journal:
     def validate(self, model: MIP, epoch: int, figures: dict[str, float]) -> None:
         """Measure on the validation identities; write the metrics, checkpoints and curves."""
         people = self._split.query
-        embeddings = embed_crops(model, self._held_out, people)
+        embeddings = embed_crops(model, self._held_out, modality_flags(people))
         directions = evaluate_embeddings(embeddings, people, embeddings, people)
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -116,11 +116,13 @@ class Journal:
 
 @torch.inference_mode()
 def embed_crops(
-    model: MIP, crops: NDArray[np.uint8], samples: Sequence[Sample], *, batch: int = 128
+    model: MIP, crops: NDArray[np.uint8], flags: Tensor, *, batch: int = 128
 ) -> Embeddings:
-    """Embeddings (N, D) of unit length of crops (N, H, W, 3), without camera embedding."""
+    """Embeddings (N, D) of unit length of crops (N, H, W, 3), without camera embedding.
+
+    `flags` (N,) as `modality_flags` gives them. Leaves the model in eval mode.
+    """
     device = next(model.parameters()).device
-    flags = modality_flags(samples)
     model.eval()
     parts = []
     for start in range(0, len(crops), batch):

@@ -27,7 +27,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from mip_edge.checkpoint import save
+from mip_edge.data.augment import normalize
 from mip_edge.errors import CheckpointError, OptionError
+from mip_edge.journal import embed_crops
 from mip_edge.metrics import evaluate_ranking
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
@@ -233,7 +235,7 @@ def _losses(
     images = np.concatenate([batch.visible, batch.infrared])
     people = len(batch.visible)
     modality = torch.cat([torch.ones(people), torch.zeros(people)]).long().to(device)
-    inputs = normalise(torch.from_numpy(images).to(device))
+    inputs = normalize(torch.from_numpy(images).to(device))
     # On a CPU the fused attention's backward pass takes a third of a step; plain matmuls do not.
     kernels = [SDPBackend.MATH] if device.type == "cpu" else list(GPU_ATTENTION)
     with sdpa_kernel(kernels), torch.autocast(device.type, dtype=torch.bfloat16):
@@ -287,26 +289,16 @@ def build_model(options: PretrainOptions) -> MIP:
 
 def measure(model: MIP, *, people: int = 100, difficulty: float = 0.8) -> dict[str, float]:
     """Rank-1 and mAP, infrared to visible, on people of the test world, four crops each."""
-    device = next(model.parameters()).device
-    model.eval()
-    size = model.options.image_size
-    views = (difficulty, difficulty)
+    size, views = model.options.image_size, (difficulty, difficulty)
     rounds = [draw_pairs(TEST_WORLD, 0, people, size, views, shot=shot) for shot in range(4)]
     ids = np.tile(np.arange(people), len(rounds))
-    rows = {}
-    with torch.inference_mode():
-        for flag, name in enumerate(("infrared", "visible")):
-            images = np.concatenate([getattr(one, name) for one in rounds])
-            parts = []
-            for start in range(0, len(images), 100):
-                part = normalise(torch.from_numpy(images[start : start + 100]).to(device))
-                parts.append(model(part, torch.full((len(part),), flag, device=device)))
-            rows[name] = F.normalize(torch.cat(parts), dim=1).float().cpu().numpy()
+    infrared, visible = (
+        embed_crops(model, images, torch.full((len(images),), flag))
+        for flag, images in (
+            (0, np.concatenate([one.infrared for one in rounds])),
+            (1, np.concatenate([one.visible for one in rounds])),
+        )
+    )
     model.train()
-    ranking = evaluate_ranking(1 - rows["infrared"] @ rows["visible"].T, ids, ids)
+    ranking = evaluate_ranking(1 - infrared @ visible.T, ids, ids)
     return {"rank1": ranking.rank1, "mAP": ranking.mAP}
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)

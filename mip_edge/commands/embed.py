@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from mip_edge.commands.shared import batch_option, engine_option
+
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="WEIGHTS|BUNDLE")
@@ -25,19 +27,8 @@ import click
     show_default=True,
     help="The .npz to write: embeddings, paths, modality, fingerprint of the model.",
 )
-@click.option(
-    "--engine",
-    type=str,
-    show_default="torch for a .safetensors file, onnxruntime for a bundle",
-    help="What runs the model: onnxruntime, openvino, torch or auto.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Images read and embedded at once.",
-)
+@engine_option
+@batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 def embed(

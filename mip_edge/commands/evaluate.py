@@ -7,23 +7,14 @@ from pathlib import Path
 
 import click
 
+from mip_edge.commands.shared import batch_option, engine_option
+
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="WEIGHTS|BUNDLE")
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--engine",
-    type=str,
-    show_default="torch for a .safetensors file, onnxruntime for a bundle",
-    help="What runs the model: onnxruntime, openvino, torch or auto.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Images read and embedded at once.",
-)
+@engine_option
+@batch_option
 @click.option(
     "--picture",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from mip_edge.commands.shared import batch_option, engine_option
+
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="WEIGHTS|BUNDLE")
@@ -44,19 +46,8 @@ import click
     show_default="none",
     help="Write the ranked lists as PNG or JPEG.",
 )
-@click.option(
-    "--engine",
-    type=str,
-    show_default="torch for a .safetensors file, onnxruntime for a bundle",
-    help="What runs the model: onnxruntime, openvino, torch or auto.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Images read and embedded at once.",
-)
+@engine_option
+@batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranked lists as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
 def search(

@@ -7,10 +7,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mip_edge.data.image import write_image
 from mip_edge.errors import OptionError, OutputError
 from mip_edge.spec import Crop, Modality
 from mip_edge.synthetic.figure import Labels
@@ -155,13 +155,6 @@ def _draw_dataset(folder: Path, options: DatasetOptions) -> int:
                 place = folder / part / modality.value / f"{number:05d}"
                 place.mkdir(parents=True)
                 for shot in range(options.test_crops if test else options.crops):
-                    _write_crop(place / f"{shot:03d}.png", render_crop(person, modality, rng, view))
+                    write_image(place / f"{shot:03d}.png", render_crop(person, modality, rng, view))
                     written += 1
     return written
-
-
-def _write_crop(path: Path, crop: Crop) -> None:
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise OutputError(f"{path} cannot be encoded as PNG")
-    path.write_bytes(encoded.tobytes())

@@ -6,18 +6,14 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from mip_edge.errors import ImageError, OptionError
+from mip_edge.live.box import intersection_over_union
+from mip_edge.live.truth import CrossingResult, read_sightings, read_truth, score_crossings
 from mip_edge.spec import Modality
 from mip_edge.synthetic.scene import SceneOptions, write_scene
-from mip_edge.synthetic.truth import (
-    CrossingResult,
-    overlap,
-    read_sightings,
-    read_truth,
-    score_crossings,
-)
 
 SMALL = SceneOptions(people=2, strangers=1, size=(90, 160), crossing=1.0, pause=0.8)
 BOX = [0, 0, 10, 20]
@@ -51,6 +47,11 @@ def test_a_file_that_is_no_truth_is_named(tmp_path: Path) -> None:
 def test_a_scene_without_people_is_refused() -> None:
     with pytest.raises(OptionError, match="at least 1 person"):
         SceneOptions(people=0)
+
+
+def overlap(first: list[int], second: list[int]) -> float:
+    boxes = np.array([first, second], np.float32)
+    return float(intersection_over_union(boxes[:1], boxes[1:])[0, 0])
 
 
 def test_overlap_of_half_covered_boxes_is_a_third() -> None:

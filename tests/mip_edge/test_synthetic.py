@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_no_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     def full(path: Path, crop: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(world, "_write_crop", full)
+    monkeypatch.setattr(world, "write_image", full)
     with pytest.raises(OutputError, match="No space left"):
         write_dataset(tmp_path / "data", DatasetOptions(1, 1))
     assert list(tmp_path.iterdir()) == []

@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mip_edge.errors import ImageError
+from mip_edge.live.box import intersection_over_union
 
 Box = Sequence[float]
 """x1, y1, x2, y2 in pixels."""
+Sightings = dict[str, dict[int, list[tuple[int, Box]]]]
+"""Camera to frame to (identity, box)."""
 MIN_OVERLAP = 0.4
 
 
@@ -42,9 +47,9 @@ def read_truth(path: Path) -> dict[int, dict[int, Box]]:
     return frames
 
 
-def read_sightings(events: Path) -> dict[str, dict[int, list[tuple[int, Box]]]]:
+def read_sightings(events: Path) -> Sightings:
     """Camera to frame to (identity, box) of every box event whose identity is known."""
-    sightings: dict[str, dict[int, list[tuple[int, Box]]]] = {}
+    sightings: Sightings = {}
     for line in events.read_text().splitlines():
         row = json.loads(line)
         if row["event"] == "box" and row["identity"] is not None:
@@ -99,17 +104,10 @@ def _given_to(
     return votes.most_common(1)[0][0] if votes else None
 
 
-def overlap(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes."""
-    across = min(first[2], second[2]) - max(first[0], second[0])
-    down = min(first[3], second[3]) - max(first[1], second[1])
-    if across <= 0 or down <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return across * down / (sum(areas) - across * down)
-
-
 def _identity_at(box: Box, seen: Sequence[tuple[int, Box]]) -> int | None:
-    overlaps = [(overlap(box, other), identity) for identity, other in seen]
-    best = max(overlaps, default=(0.0, 0))
-    return best[1] if best[0] >= MIN_OVERLAP else None
+    if not seen:
+        return None
+    boxes = np.array([other for _, other in seen], np.float32)
+    overlaps = intersection_over_union(np.array([box], np.float32), boxes)[0]
+    best = int(overlaps.argmax())
+    return seen[best][0] if overlaps[best] >= MIN_OVERLAP else None
