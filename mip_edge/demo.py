@@ -20,7 +20,7 @@ from mip_edge.checkpoint import read_metadata, save
 from mip_edge.data.image import write_image
 from mip_edge.embedder import Embedder
 from mip_edge.errors import OptionError, OutputError
-from mip_edge.evaluate import EvaluationReport, evaluate_model
+from mip_edge.evaluate.evaluation import EvaluationReport, evaluate_model
 from mip_edge.journal import TrainReport
 from mip_edge.live.crop import CropOptions
 from mip_edge.live.detector import DetectorKind

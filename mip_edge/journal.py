@@ -18,8 +18,8 @@ from torch import Tensor
 from mip_edge.checkpoint import save
 from mip_edge.curves import draw_curves
 from mip_edge.data.augment import normalize
-from mip_edge.data.folder import FolderDataset, Sample
-from mip_edge.evaluate import DirectionResult, evaluate_embeddings
+from mip_edge.data.dataset import Dataset, Sample
+from mip_edge.evaluate.evaluation import DirectionResult, evaluate_embeddings
 from mip_edge.metrics import best_threshold
 from mip_edge.model.mip import MIP
 from mip_edge.run import append_metrics
@@ -52,7 +52,7 @@ class Journal:
         folder: Path,
         options: Mapping[str, Any],
         data: Path,
-        split: FolderDataset,
+        split: Dataset,
         held_out: NDArray[np.uint8],
     ) -> None:
         """`held_out` are the crops of `split.query`; `options` go into every checkpoint."""

@@ -18,12 +18,8 @@ from rich.progress import Progress
 from mip_edge.checkpoint import initialize, load_vit_weights, read_metadata
 from mip_edge.data.augment import LIGHT, PUBLISHED, augment
 from mip_edge.data.cache import load_crops
-from mip_edge.data.folder import (
-    Sample,
-    label_identities,
-    read_folder,
-    split_validation,
-)
+from mip_edge.data.dataset import Sample
+from mip_edge.data.folder import label_identities, read_folder, split_validation
 from mip_edge.data.sampler import IdentitySampler
 from mip_edge.errors import CheckpointError, OptionError, TrainingError
 from mip_edge.journal import Journal, TrainReport, modality_flags

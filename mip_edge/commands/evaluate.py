@@ -45,7 +45,7 @@ def evaluate(
     DATA holds {query,gallery}/{visible,infrared}/<identity>/*.png|jpg|jpeg. Infrared queries are
     searched among the visible gallery images, and visible ones among the infrared.
     """
-    from mip_edge.evaluate import evaluate_model, format_table
+    from mip_edge.evaluate.evaluation import evaluate_model, format_table
 
     report = evaluate_model(
         model,

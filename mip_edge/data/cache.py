@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from mip_edge.data.folder import Sample
+from mip_edge.data.dataset import Sample
 from mip_edge.data.image import read_image
 from mip_edge.errors import OptionError
 from mip_edge.preprocess import prepare

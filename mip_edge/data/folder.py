@@ -6,12 +6,12 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.data.image import IMAGE_SUFFIXES
 from mip_edge.errors import DatasetError, OptionError
 from mip_edge.spec import Modality
@@ -26,25 +26,7 @@ _NAMED = 5
 """Identities that a message names before it only counts them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image of one person."""
-
-    path: Path
-    identity: str
-    modality: Modality
-
-
-@dataclass(frozen=True, slots=True)
-class FolderDataset:
-    """The parts of a dataset, each sorted by modality (infrared first), identity and file name."""
-
-    train: list[Sample] = field(default_factory=list)
-    query: list[Sample] = field(default_factory=list)
-    gallery: list[Sample] = field(default_factory=list)
-
-
-def read_folder(root: str | os.PathLike[str], parts: Sequence[str] = PARTS) -> FolderDataset:
+def read_folder(root: str | os.PathLike[str], parts: Sequence[str] = PARTS) -> Dataset:
     """The samples of `parts`; parts not asked for stay empty.
 
     Raises: DatasetError for a missing part or modality, an empty identity folder, or a training
@@ -73,12 +55,11 @@ def read_folder(root: str | os.PathLike[str], parts: Sequence[str] = PARTS) -> F
             other[0].relative_to(folder),
             ", ".join(IMAGE_SUFFIXES),
         )
-    return FolderDataset(**found)
+    train, query, gallery = (found.get(part, []) for part in PARTS)
+    return Dataset(train, query, gallery)
 
 
-def split_validation(
-    samples: Sequence[Sample], share: float, rng: np.random.Generator
-) -> FolderDataset:
+def split_validation(samples: Sequence[Sample], share: float, rng: np.random.Generator) -> Dataset:
     """Training samples parted by identity: `share` of the identities become query and gallery.
 
     At least two identities on each side. Query and gallery are the same samples: a query meets only
@@ -97,7 +78,7 @@ def split_validation(
     chosen = {identities[index] for index in rng.permutation(len(identities))[:count]}
     held_out = [sample for sample in samples if sample.identity in chosen]
     kept = [sample for sample in samples if sample.identity not in chosen]
-    return FolderDataset(train=kept, query=held_out, gallery=list(held_out))
+    return Dataset(train=kept, query=held_out, gallery=list(held_out))
 
 
 def label_identities(samples: Sequence[Sample]) -> tuple[NDArray[np.int64], list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mip_edge.data.folder import Sample
+from mip_edge.data.dataset import Sample
 from mip_edge.errors import DatasetError, OptionError
 from mip_edge.spec import Modality
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,15 +88,28 @@ class MIP(nn.Module):
         one instead, already times the SIE coefficient. Neither adds none.
         In eval mode the embedding (B, 5 D), not of unit length; in train mode a TrainOutput.
         """
-        tokens = self.embed_patches(images, camera, camera_vector)
-        tokens, instances = self.encode(tokens, modality)
-        features: list[Tensor] = self.head(tokens)
+        features, instances = self.features(images, modality, camera, camera_vector=camera_vector)
         if self.training:
-            return self._train_output(features, instances)
+            return self.scores(features, instances)
         if self.options.neck == "after":
             features = [neck(one) for neck, one in zip(self.necks, features, strict=True)]
         overall, *local = features
         return torch.cat([overall, *(one / LOCAL_GROUPS for one in local)], dim=1)
+
+    def features(
+        self,
+        images: Tensor,
+        modality: Tensor,
+        camera: Tensor | None = None,
+        *,
+        camera_vector: Tensor | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Five features (B, D) before the necks, and each layer's mean instance prompt (B, D),
+        without IAEL none. What a crop gives here depends on no other crop of the batch."""
+        tokens = self.embed_patches(images, camera, camera_vector)
+        tokens, instances = self.encode(tokens, modality)
+        kept = instances if self.instance_classifiers else []
+        return self.head(tokens), [instance.mean(dim=1) for instance in kept]
 
     def embed_patches(
         self, images: Tensor, camera: Tensor | None = None, camera_vector: Tensor | None = None
@@ -137,15 +151,16 @@ class MIP(nn.Module):
             instances.append(instance)
         return tokens, instances
 
-    def _train_output(self, features: list[Tensor], instances: list[Tensor]) -> TrainOutput:
+    def scores(self, features: Sequence[Tensor], instances: Sequence[Tensor]) -> TrainOutput:
+        """What `features` gave, through necks and classifiers: here the crops of a batch meet."""
         scores = [
             classifier(neck(one))
             for classifier, neck, one in zip(self.classifiers, self.necks, features, strict=False)
         ]
         instance_scores = [
-            classifier(neck(instance.mean(dim=1)))
+            classifier(neck(instance))
             for classifier, neck, instance in zip(
-                self.instance_classifiers, self.instance_necks, instances, strict=False
+                self.instance_classifiers, self.instance_necks, instances, strict=True
             )
         ]
-        return TrainOutput(scores, features, instance_scores)
+        return TrainOutput(scores, list(features), instance_scores)

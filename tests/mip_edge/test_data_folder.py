@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mip_edge.data.cache import load_crops
+from mip_edge.data.dataset import Sample
 from mip_edge.data.folder import (
-    Sample,
     find_images,
     label_identities,
     read_folder,

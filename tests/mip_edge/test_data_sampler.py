@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mip_edge.data.folder import Sample
+from mip_edge.data.dataset import Sample
 from mip_edge.data.sampler import IdentitySampler
 from mip_edge.errors import DatasetError, OptionError
 from mip_edge.spec import Modality

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from mip_edge.cli import cli
-from mip_edge.data.folder import Sample, read_folder
+from mip_edge.data.dataset import Sample
+from mip_edge.data.folder import read_folder
 from mip_edge.data.image import read_image, write_image
 from mip_edge.errors import DatasetError, OptionError, OutputError
-from mip_edge.evaluate import (
+from mip_edge.evaluate.evaluation import (
     draw_ranked_lists,
     embed_samples,
     evaluate_embeddings,
@@ -62,7 +63,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         engines.append(engine)
         return nullcontext(ToneEmbedder())
 
-    monkeypatch.setattr("mip_edge.evaluate.Embedder.open", open_tones)
+    monkeypatch.setattr("mip_edge.evaluate.evaluation.Embedder.open", open_tones)
     return engines
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mip_edge.data.folder import FolderDataset, Sample, read_folder
+from mip_edge.data.dataset import Dataset, Sample
+from mip_edge.data.folder import read_folder
 from mip_edge.data.image import check_image_suffix, read_image, write_image
 from mip_edge.embedder import Embedder
 from mip_edge.embedding import CropEmbedder, check_output, default_engine, embed_files
@@ -160,7 +161,7 @@ def embed_samples(
 def draw_ranked_lists(
     query_embeddings: Embeddings,
     gallery_embeddings: Embeddings,
-    dataset: FolderDataset,
+    dataset: Dataset,
     *,
     queries: int = 8,
     query_modality: Modality = Modality.INFRARED,
