@@ -19,6 +19,7 @@ from mip_edge.data.folder import find_images
 from mip_edge.data.image import IMAGE_SUFFIXES, read_image
 from mip_edge.embedder import Embedder
 from mip_edge.errors import DatasetError, GalleryError, ImageError, OptionError, OutputError
+from mip_edge.output import write_beside
 from mip_edge.spec import Crop, Embeddings, Modality
 
 
@@ -51,20 +52,14 @@ class StoredEmbeddings:
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Writes the .npz, whole or not at all. Raises: OutputError."""
         check_output(path, overwrite=overwrite)
-        beside = path.with_name(f".{path.name}.part")
-        try:
-            with beside.open("wb") as stream:
-                np.savez(
-                    stream,
-                    embeddings=self.embeddings,
-                    paths=np.array(self.paths, dtype=np.str_),
-                    modality=np.array(self.modality.value),
-                    fingerprint=np.array(self.fingerprint),
-                )
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+        with write_beside(path) as stream:
+            np.savez(
+                stream,
+                embeddings=self.embeddings,
+                paths=np.array(self.paths, dtype=np.str_),
+                modality=np.array(self.modality.value),
+                fingerprint=np.array(self.fingerprint),
+            )
 
     @classmethod
     def load(cls, path: Path) -> StoredEmbeddings:

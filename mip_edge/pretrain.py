@@ -8,7 +8,6 @@ comes twice; views grow harder; then visible and infrared crops of a person attr
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from mip_edge.journal import embed_crops
 from mip_edge.metrics import evaluate_ranking
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
+from mip_edge.output import write_beside
 from mip_edge.run import append_metrics, start_run
 from mip_edge.synthetic.identity import ATTRIBUTES, MEASURES, PARTS, TOP_PATTERNS
 from mip_edge.synthetic.world import PairBatch, draw_pairs
@@ -255,10 +255,9 @@ def _losses(
 
 
 def _keep(path: Path, step: int, model: MIP, teaching: nn.Module, optimizer: Optimizer) -> None:
-    beside = path.with_suffix(".partial")
     state = {"step": step, "model": model.state_dict(), "teaching": teaching.state_dict()}
-    torch.save({**state, "optimizer": optimizer.state_dict()}, beside)
-    os.replace(beside, path)
+    with write_beside(path) as stream:
+        torch.save({**state, "optimizer": optimizer.state_dict()}, stream)
 
 
 def _restore(path: Path, model: MIP, teaching: nn.Module, optimizer: Optimizer) -> int:
