@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.data.image import IMAGE_SUFFIXES
+from mip_edge.data.listing import few
 from mip_edge.errors import DatasetError, OptionError
 from mip_edge.spec import Modality
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("train", "query", "gallery")
-LAYOUT = "{visible,infrared}/<identity>/*.png|jpg|jpeg"
+LAYOUT = "{visible,infrared}/<identity>/*.png|jpg|jpeg|bmp"
 _LEAST_IMAGES = 2
 """Images of each modality that a training identity needs: one cannot be told from itself."""
-_NAMED = 5
-"""Identities that a message names before it only counts them."""
 
 
 def read_folder(root: str | os.PathLike[str], parts: Sequence[str] = PARTS) -> Dataset:
@@ -107,7 +106,7 @@ def _read_part(folder: Path, other: list[Path]) -> list[Sample]:
         if not found:
             raise DatasetError(
                 f"{folder} has no {modality.value} images; expected them in "
-                f"{here}/<identity>/*.png|jpg|jpeg"
+                f"{here}/<identity>/*.png|jpg|jpeg|bmp"
             )
         samples += found
     return samples
@@ -128,7 +127,7 @@ def _read_modality(folder: Path, modality: Modality, other: list[Path]) -> list[
         samples += [Sample(path, identity.name, modality) for path in images]
     if empty:
         raise DatasetError(
-            f"{folder}: no images in the folder of {_few(empty)}; add images or remove the folder"
+            f"{folder}: no images in the folder of {few(empty)}; add images or remove the folder"
         )
     return samples
 
@@ -142,7 +141,7 @@ def _check_training(samples: Sequence[Sample], folder: Path) -> None:
         names = [name for name, count in sorted(counts.items()) if fails(count)]
         if names:
             raise DatasetError(
-                f"{folder}: {complaint}: {_few(names)}; training needs at least {_LEAST_IMAGES} "
+                f"{folder}: {complaint}: {few(names)}; training needs at least {_LEAST_IMAGES} "
                 "images of each modality for every identity"
             )
 
@@ -153,10 +152,3 @@ def _check_training(samples: Sequence[Sample], folder: Path) -> None:
             lambda count, m=modality: count[m] < _LEAST_IMAGES,  # type: ignore[misc]
             f"a single {modality.value} image",
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    kind = "identity" if len(names) == 1 else "identities"
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{kind} {', '.join(names[:_NAMED])}{more}"

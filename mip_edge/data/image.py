@@ -11,13 +11,17 @@ import cv2
 import numpy as np
 
 from mip_edge.errors import ImageError, OutputError
+from mip_edge.output import write_beside
 from mip_edge.spec import Crop
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""The files that are written as images."""
+IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, ".bmp")
 """The files taken for images, in any case of letters."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _JPEG_HEAD = b"\xff\xd8"
+_BMP_HEAD = b"BM"
 
 
 def read_image(path: str | os.PathLike[str]) -> Crop:
@@ -30,18 +34,20 @@ def read_image(path: str | os.PathLike[str]) -> Crop:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror}") from error
     if not content:
-        raise ImageError(f"{path} is empty; expected a PNG or JPEG image")
+        raise ImageError(f"{path} is empty; expected a PNG, JPEG or BMP image")
     # the decoders fill what is missing with grey and only mutter on stderr
     if content.startswith(_PNG_HEAD) and not _png_is_whole(content):
         raise ImageError(f"{path} is a truncated or damaged PNG; copy it again or remove it")
     if content.startswith(_JPEG_HEAD) and not _jpeg_is_whole(content):
         raise ImageError(f"{path} is a truncated JPEG; copy it again or remove it")
+    if content.startswith(_BMP_HEAD) and not _bmp_is_whole(content):
+        raise ImageError(f"{path} is a truncated or damaged BMP; copy it again or remove it")
     try:
         image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError(f"{path} cannot be decoded: {error.err}") from error
     if image is None:
-        raise ImageError(f"{path} is no image that can be decoded; expected PNG or JPEG")
+        raise ImageError(f"{path} is no image that can be decoded; expected PNG, JPEG or BMP")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -55,18 +61,13 @@ def write_image(path: str | os.PathLike[str], image: Crop) -> None:
     done, content = cv2.imencode(target.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise OutputError(f"{target}: an image of shape {image.shape} could not be encoded")
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        beside.write_bytes(content.tobytes())
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    with write_beside(target, lasting=False) as stream:
+        stream.write(content.tobytes())
 
 
 def check_image_suffix(path: Path) -> None:
     """Raises: OutputError if `path` does not end as an image that can be written."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
         raise OutputError(f"{path} ends in no image suffix; expected .png, .jpg or .jpeg")
 
 
@@ -103,3 +104,20 @@ def _jpeg_is_whole(content: bytes) -> bool:
         (length,) = struct.unpack_from(">H", content, position + 2)
         position += 2 + length
     return False
+
+
+def _bmp_is_whole(content: bytes) -> bool:
+    """The header makes sense and its rows are all there: a BMP has no checksum."""
+    if len(content) < 54:
+        return False
+    size, _, pixels, header = struct.unpack_from("<IIII", content, 2)
+    width, height, _, bits, compression = struct.unpack_from("<iiHHI", content, 18)
+    if header < 40:  # sixteen-bit sizes, before Windows 3
+        width, height, _, bits = struct.unpack_from("<HHHH", content, 18)
+        compression = 0
+    if width < 1 or height == 0 or bits not in (1, 4, 8, 16, 24, 32):
+        return False
+    if compression not in (0, 3):  # packed rows: their length is not told, that of the file is
+        return len(content) >= int(size)
+    row = (width * bits + 31) // 32 * 4
+    return len(content) >= int(pixels) + int(row) * abs(int(height))

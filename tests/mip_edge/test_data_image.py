@@ -67,6 +67,42 @@ def test_a_truncated_jpeg_with_a_whole_thumbnail_is_refused(tmp_path: Path) -> N
         read_image(path)
 
 
+def write_bmp(path: Path, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    content = cv2.imencode(".bmp", image)[1].tobytes()
+    path.write_bytes(content)
+    return content
+
+
+def test_a_bmp_comes_back_as_it_was_in_rgb(tmp_path: Path) -> None:
+    crop = picture(7, 5)  # rows of 15 bytes, padded to 16
+    write_bmp(tmp_path / "crop.bmp", crop[:, :, ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "crop.bmp"), crop)
+    write_bmp(tmp_path / "grey.bmp", crop[:, :, 0])
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.bmp")[:, :, 2], crop[:, :, 0])
+
+
+@pytest.mark.parametrize("missing", [1, 100, 2000, -53, -20, -3])
+def test_a_bmp_without_its_last_bytes_is_refused(tmp_path: Path, missing: int) -> None:
+    content = write_bmp(tmp_path / "cut.bmp", picture())
+    (tmp_path / "cut.bmp").write_bytes(content[:-missing])
+    with pytest.raises(ImageError, match=r"cut\.bmp is a truncated or damaged BMP"):
+        read_image(tmp_path / "cut.bmp")
+
+
+@pytest.mark.parametrize("place", [18, 22, 28])
+def test_a_bmp_with_a_damaged_header_is_refused(tmp_path: Path, place: int) -> None:
+    content = bytearray(write_bmp(tmp_path / "odd.bmp", picture()))
+    content[place] = 0  # the low byte of width, height or depth
+    (tmp_path / "odd.bmp").write_bytes(bytes(content))
+    with pytest.raises(ImageError, match="damaged BMP"):
+        read_image(tmp_path / "odd.bmp")
+
+
+def test_bmp_is_read_but_not_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"expected \.png, \.jpg or \.jpeg"):
+        write_image(tmp_path / "crop.bmp", picture())
+
+
 def test_a_damaged_png_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "damaged.png"
     write_image(path, picture())
