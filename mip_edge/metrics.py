@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mip_edge.errors import DatasetError, OptionError
 
-_QUERIES_AT_ONCE = 512
+_QUERIES_AT_ONCE = 128
 """Rows ranked together: keeps the (rows, gallery) arrays in the cache, and the memory bounded."""
 
 
@@ -79,7 +80,11 @@ def evaluate_ranking(
             np.take_along_axis(correct[rows], order, axis=1)
         )
         if distinct_identities:
-            first_correct[rows] = _identity_ranks(order, query_ids[rows], gallery_ids, out)
+            # a list that is right at the top is so by identities too: only the others are counted
+            late = np.flatnonzero(first_correct[rows])
+            first_correct[start + late] = _identity_ranks(
+                order[late], query_ids[rows][late], gallery_ids, None if out is None else out[late]
+            )
         kept = np.full(len(order), gallery) if out is None else (~out).sum(axis=1)
         chance[rows] = correct[rows].sum(axis=1) / np.maximum(kept, 1)
     valid = correct.any(axis=1)
@@ -141,8 +146,10 @@ def best_threshold(similarities: ArrayLike, same: ArrayLike) -> float:
 
 def _checked(
     distances: ArrayLike, query_ids: ArrayLike, gallery_ids: ArrayLike, excluded: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_] | None]:
+) -> tuple[NDArray[Any], NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_] | None]:
     table = np.asarray(distances)
+    if not np.issubdtype(table.dtype, np.floating):
+        table = table.astype(np.float64)
     queries, gallery = np.asarray(query_ids), np.asarray(gallery_ids)
     if table.shape != (len(queries), len(gallery)) or 0 in table.shape:
         raise OptionError(
@@ -159,11 +166,24 @@ def _checked(
     return table, queries, gallery, mask
 
 
-def _order(distances: NDArray[np.float64], excluded: NDArray[np.bool_] | None) -> NDArray[np.intp]:
-    """Gallery index at each place of each query's list, excluded items last."""
+def _order(distances: NDArray[Any], excluded: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+    """Gallery index at each place of each query's list, excluded items last; ties keep order."""
     if excluded is not None:
-        distances = np.where(excluded, np.inf, distances)
-    return np.argsort(distances, axis=1, kind="stable")
+        distances = np.where(excluded, distances.dtype.type(np.inf), distances)
+    gallery = distances.shape[1]
+    if distances.dtype != np.float32 or gallery >= 2**32:
+        return np.argsort(distances, axis=1, kind="stable")
+    # Distance and place in one integer: unique, so that the fast unstable sort is a stable one.
+    # The bits of a float32 sort like the number once those of negative ones are inverted.
+    bits = (distances + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal to 0.0
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(gallery, dtype=np.int64)
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    order: NDArray[np.intp] = keys.astype(np.intp, copy=False)
+    return order
 
 
 def _score_lists(
@@ -193,14 +213,16 @@ def _identity_ranks(
 ) -> NDArray[np.int64]:
     """Place (0 = top) of each query's identity in its list without repeated identities."""
     queries, gallery = order.shape
-    places = np.empty((queries, gallery), dtype=np.int64)
-    np.put_along_axis(places, order, np.arange(gallery)[None, :], axis=1)
+    places = np.empty((queries, gallery), dtype=np.int32)
+    np.put_along_axis(places, order, np.arange(gallery, dtype=np.int32)[None, :], axis=1)
     if excluded is not None:
         places[excluded] = gallery
     identities, code = np.unique(gallery_ids, return_inverse=True)
-    by_identity = np.argsort(code, kind="stable")
-    starts = np.searchsorted(code[by_identity], np.arange(len(identities)))
-    best = np.minimum.reduceat(places[:, by_identity], starts, axis=1)
+    if (code[1:] < code[:-1]).any():
+        by_identity = np.argsort(code, kind="stable")
+        places, code = places[:, by_identity], code[by_identity]
+    starts = np.searchsorted(code, np.arange(len(identities)))
+    best = np.minimum.reduceat(places, starts, axis=1)
     own = np.minimum(np.searchsorted(identities, query_ids), len(identities) - 1)
     before = best < best[np.arange(queries), own][:, None]
     return np.asarray(before.sum(axis=1), dtype=np.int64)

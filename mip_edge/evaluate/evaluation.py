@@ -1,39 +1,68 @@
-"""Evaluation of a model on a dataset: infrared queries in a visible gallery, and the reverse."""
+"""Evaluation of a model, or of embeddings saved before, by the protocols of a data set."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from mip_edge.data.dataset import Dataset, Sample
-from mip_edge.data.folder import read_folder
-from mip_edge.data.image import check_image_suffix, read_image, write_image
-from mip_edge.embedder import Embedder
-from mip_edge.embedding import CropEmbedder, check_output, default_engine, embed_files
-from mip_edge.errors import DatasetError, OptionError
-from mip_edge.gallery import similarity
-from mip_edge.metrics import Ranking, evaluate_ranking
-from mip_edge.picture import Picture, RankedItem, RankedRow, ranked_list
+from mip_edge.data.image import check_image_suffix, write_image
+from mip_edge.data.readers import read_dataset
+from mip_edge.data.regdb import SPLITS
+from mip_edge.embedding import check_output
+from mip_edge.errors import OptionError
+from mip_edge.evaluate.camera import CameraPolicy, check_split
+from mip_edge.evaluate.embed import embed_dataset, embed_samples
+from mip_edge.evaluate.protocol import TRIALS, Protocol, choose_protocols
+from mip_edge.evaluate.ranked import draw_ranked_lists
+from mip_edge.evaluate.rerank import Reranking
+from mip_edge.evaluate.scoring import Distances, ProtocolResult, pool
+from mip_edge.evaluate.stored import STORED, DatasetEmbeddings, check_stored
+from mip_edge.evaluate.table import format_results
+from mip_edge.metrics import Ranking
 from mip_edge.spec import Embeddings, Modality
 
-DIRECTIONS = (Modality.INFRARED, Modality.VISIBLE)
-"""Modality of the queries, in the order of every table; the gallery is of the other."""
-PICTURE_TOP = 10
+__all__ = [
+    "DirectionResult",
+    "EvaluateOptions",
+    "EvaluationReport",
+    "embed_samples",
+    "evaluate_embeddings",
+    "evaluate_model",
+    "evaluate_splits",
+    "format_table",
+]
 
-_COLUMNS = (
-    ("Rank-1", "rank1"),
-    ("Rank-5", "rank5"),
-    ("Rank-10", "rank10"),
-    ("Rank-20", "rank20"),
-    ("mAP", "mAP"),
-    ("mINP", "mINP"),
-    ("chance", "chance_rank1"),
-)
-_COUNTS = ("queries", "gallery", "skipped")
+SPLIT_MARK = "{split}"
+"""Stands in the name of a model for the number of its split."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What is scored, and how."""
+
+    dataset: str = "folder"
+    """Kind of the data set: its layout and its protocols."""
+    protocols: tuple[str, ...] = ()
+    """Names of protocols; empty for all standard ones."""
+    trials: int = TRIALS
+    """Galleries that are drawn, where the protocol draws them."""
+    split: int = 1
+    """Of RegDB."""
+    rerank: bool = False
+    """Score the re-ranked lists too."""
+    camera: str | None = None
+    """Camera policy; None for `own` where the checkpoint knows the cameras, else `mean`."""
+
+    def chosen(self) -> tuple[Protocol, ...]:
+        """The protocols; raises OptionError if one is unknown, or the trials are too few."""
+        return choose_protocols(self.dataset, self.protocols, trials=self.trials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +82,42 @@ class DirectionResult:
         """As tables write it."""
         return f"{self.query_modality.value} to {self.gallery_modality.value}"
 
-    def figures(self) -> dict[str, object]:
-        """For `--json`."""
-        return {
-            "query_modality": self.query_modality.value,
-            "gallery_modality": self.gallery_modality.value,
-            **self.ranking.figures(),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What a model reached on a dataset, in both directions."""
+    """What a model, or one model for each split, reached on a data set."""
 
     model: str
     data: str
-    fingerprint: str
-    directions: tuple[DirectionResult, ...]
+    dataset: str
+    fingerprints: tuple[str, ...]
+    """SHA-256 of each model."""
+    camera: CameraPolicy
+    results: tuple[ProtocolResult, ...]
+    scoring_seconds: float
+    """What the protocols took, without reading and embedding."""
     picture: str | None = None
     """The ranked-list picture, if one was asked for."""
+
+    @property
+    def directions(self) -> tuple[DirectionResult, ...]:
+        """The first ranking of each protocol, for data sets whose protocols are the directions."""
+        return tuple(
+            DirectionResult(result.protocol.query_modality, result.rankings[0])
+            for result in self.results
+            if result.reranking is None
+        )
 
     def figures(self) -> dict[str, object]:
         """For `--json`."""
         return {
             "model": self.model,
-            "fingerprint": self.fingerprint,
+            "fingerprints": list(self.fingerprints),
             "data": self.data,
-            "directions": [direction.figures() for direction in self.directions],
+            "dataset": self.dataset,
+            "camera": {"policy": self.camera.policy, "reason": self.camera.reason},
+            "results": [result.figures() for result in self.results],
+            "scoring_seconds": round(self.scoring_seconds, 3),
             "picture": self.picture,
         }
 
@@ -92,147 +130,169 @@ def evaluate_embeddings(
 ) -> tuple[DirectionResult, ...]:
     """Both directions; embeddings (Q, D) and (G, D) of unit length, one for each sample.
 
-    A query meets only the gallery's images of the other modality.
+    A query meets only the gallery's images of the other modality: the protocols of `folder`.
     Raises: DatasetError if a direction has no query, no gallery, or no identity in both.
     """
-    results = []
-    for modality in DIRECTIONS:
-        queries = _rows(query_samples, modality)
-        gallery = _rows(gallery_samples, modality.other)
-        for rows, part, side in (
-            (queries, "query", modality),
-            (gallery, "gallery", modality.other),
-        ):
-            if len(rows) == 0:
-                raise DatasetError(f"the {part} part has no {side.value} images to evaluate")
-        cosines = similarity(query_embeddings[queries], gallery_embeddings[gallery])
-        ranking = evaluate_ranking(
-            -cosines,
-            [query_samples[row].identity for row in queries],
-            [gallery_samples[row].identity for row in gallery],
-        )
-        results.append(DirectionResult(modality, ranking))
-    return tuple(results)
+    distances = Distances(query_embeddings, query_samples, gallery_embeddings, gallery_samples)
+    return tuple(
+        DirectionResult(protocol.query_modality, distances.score(protocol).rankings[0])
+        for protocol in choose_protocols("folder")
+    )
 
 
 def evaluate_model(
     path: str | Path,
     data: str | Path,
+    options: EvaluateOptions | None = None,
     *,
     engine: str | None = None,
     batch: int = 32,
     picture: Path | None = None,
     picture_queries: int = 8,
+    save_embeddings: Path | None = None,
     overwrite: bool = False,
 ) -> EvaluationReport:
-    """Evaluates a bundle or a .safetensors checkpoint on the query and gallery parts of `data`.
+    """Evaluates a bundle, a .safetensors checkpoint or saved embeddings (.npz) on `data`.
 
     `engine` None is torch for a checkpoint, the default engine for a bundle. `picture` gets the
-    ranked lists of `picture_queries` infrared queries.
+    ranked lists of `picture_queries` infrared queries, `save_embeddings` the embeddings.
+    Raises: OptionError for a protocol, camera or file that does not go with the rest; DatasetError
+    for a model that has learned from the people it would be tested on.
     """
+    options = options or EvaluateOptions()
+    protocols = options.chosen()
+    path, root = Path(path), Path(data)
+    _check_outputs(picture, save_embeddings, overwrite=overwrite)
+    stored = path.suffix == STORED
+    if stored and (save_embeddings or options.camera or engine):
+        raise OptionError(
+            f"{path} holds embeddings already: --save-embeddings, --camera and --engine are for a "
+            "checkpoint or a bundle"
+        )
+    if not stored:
+        check_split(path, options.dataset, options.split)
+    dataset = read_dataset(options.dataset, root, split=options.split, parts=("query", "gallery"))
+    if stored:
+        embedded = DatasetEmbeddings.load(path, dataset, root)
+    else:
+        embedded = embed_dataset(path, dataset, engine=engine, batch=batch, camera=options.camera)
+    if save_embeddings is not None:
+        embedded.save(save_embeddings, dataset, root, overwrite=overwrite)
+    started = time.perf_counter()
+    results = score_dataset(embedded, dataset, protocols, rerank=options.rerank)
+    seconds = time.perf_counter() - started
     if picture is not None:
-        check_image_suffix(picture)
-        check_output(picture, overwrite=overwrite)
-    dataset = read_folder(data, parts=("query", "gallery"))
-    with Embedder.open(path, engine=engine or default_engine(path)) as embedder:
-        query = embed_samples(embedder, dataset.query, batch=batch)
-        gallery = embed_samples(embedder, dataset.gallery, batch=batch)
-        directions = evaluate_embeddings(query, dataset.query, gallery, dataset.gallery)
-        fingerprint = embedder.fingerprint
-    if picture is not None:
-        write_image(picture, draw_ranked_lists(query, gallery, dataset, queries=picture_queries))
+        lists = draw_ranked_lists(
+            embedded.query, embedded.gallery, dataset, queries=picture_queries
+        )
+        write_image(picture, lists)
     return EvaluationReport(
-        str(path), str(data), fingerprint, directions, None if picture is None else str(picture)
+        str(path),
+        str(data),
+        options.dataset,
+        (embedded.fingerprint,),
+        embedded.camera,
+        results,
+        seconds,
+        None if picture is None else str(picture),
     )
 
 
-def embed_samples(
-    embedder: CropEmbedder, samples: Sequence[Sample], *, batch: int = 32
-) -> Embeddings:
-    """Embeddings (N, D) in the order of `samples`, each modality by its own graph."""
-    embeddings = np.empty((len(samples), embedder.dimension), dtype=np.float32)
-    for modality in DIRECTIONS:
-        rows = _rows(samples, modality)
-        paths = [samples[row].path for row in rows]
-        embeddings[rows] = embed_files(embedder, paths, modality, batch=batch)
-    return embeddings
-
-
-def draw_ranked_lists(
-    query_embeddings: Embeddings,
-    gallery_embeddings: Embeddings,
-    dataset: Dataset,
+def evaluate_splits(
+    template: str,
+    data: str | Path,
+    options: EvaluateOptions,
     *,
-    queries: int = 8,
-    query_modality: Modality = Modality.INFRARED,
-) -> Picture:
-    """RGB picture of `queries` queries of one modality with their top 10 of the other.
+    splits: Sequence[int] = SPLITS,
+    engine: str | None = None,
+    batch: int = 32,
+    save_embeddings: Path | None = None,
+    overwrite: bool = False,
+) -> EvaluationReport:
+    """RegDB as it is reported: a model for each split, and their mean and deviation.
 
-    Queries of different people, spread evenly over those that the gallery knows.
+    `template` is a path in which {split} stands for the number; so is `save_embeddings`.
+    Raises: OptionError without {split}, for another data set, or for a model that is missing.
     """
-    if queries < 1:
-        raise OptionError(f"--picture-queries must be at least 1, got {queries}")
-    gallery = _rows(dataset.gallery, query_modality.other)
-    known = {dataset.gallery[row].identity for row in gallery}
-    first: dict[str, int] = {}
-    for row in _rows(dataset.query, query_modality):
-        if dataset.query[row].identity in known:
-            first.setdefault(dataset.query[row].identity, int(row))
-    candidates = list(first.values())
-    places = np.linspace(0, len(candidates) - 1, min(queries, len(candidates))).round()
-    chosen = [candidates[int(place)] for place in places]
-    cosines = similarity(query_embeddings[chosen], gallery_embeddings[gallery])
-    rows = [
-        _ranked_row(dataset.query[row], values, [dataset.gallery[index] for index in gallery])
-        for row, values in zip(chosen, cosines, strict=True)
+    if options.dataset != "regdb":
+        raise OptionError(f"--split all is for RegDB, which has splits; {options.dataset} has not")
+    for flag, value in (("MODEL", template), ("--save-embeddings", save_embeddings)):
+        if value is not None and SPLIT_MARK not in str(value):
+            raise OptionError(
+                f"--split all needs one {flag} for each split, with {SPLIT_MARK} for its number, "
+                f"such as runs/regdb-{SPLIT_MARK}/best.safetensors; got {value}"
+            )
+    models = [fill_split(template, split) for split in splits]
+    missing = [str(model) for model in models if not model.exists()]
+    if missing:
+        raise OptionError(f"{len(missing)} of {len(models)} models are missing: {missing[0]}")
+    reports = [
+        evaluate_model(
+            model,
+            data,
+            replace(options, split=split),
+            engine=engine,
+            batch=batch,
+            save_embeddings=save_embeddings and fill_split(str(save_embeddings), split),
+            overwrite=overwrite,
+        )
+        for model, split in zip(models, splits, strict=True)
     ]
-    return ranked_list(
-        rows,
-        title=f"Ranked lists, {query_modality.value} to {query_modality.other.value}",
-        query_caption=f"{query_modality.value} query",
-        gallery_caption=f"{query_modality.other.value} gallery, nearest first (cosine below)",
+    names = [f"split {split}" for split in splits]
+    return replace(
+        reports[0],
+        model=template,
+        fingerprints=tuple(print_ for report in reports for print_ in report.fingerprints),
+        results=tuple(
+            pool(results, names)
+            for results in zip(*(report.results for report in reports), strict=True)
+        ),
+        scoring_seconds=sum(report.scoring_seconds for report in reports),
     )
+
+
+def score_dataset(
+    embedded: DatasetEmbeddings,
+    dataset: Dataset,
+    protocols: Sequence[Protocol],
+    *,
+    rerank: bool = False,
+) -> tuple[ProtocolResult, ...]:
+    """Each protocol on the embeddings of a data set; with `rerank` its re-ranked lists after it.
+
+    Re-ranking takes seconds a trial at SYSU-MM01's size; on a terminal a progress bar shows.
+    """
+    distances = Distances(embedded.query, dataset.query, embedded.gallery, dataset.gallery)
+    passes = [None, Reranking()] if rerank else [None]
+    work = [(protocol, reranking) for protocol in protocols for reranking in passes]
+    steps = track(
+        work,
+        description="scoring",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    return tuple(distances.score(protocol, reranking=reranking) for protocol, reranking in steps)
+
+
+def fill_split(template: str, split: int) -> Path:
+    """The path with the number of a split in the place of {split}."""
+    return Path(template.replace(SPLIT_MARK, str(split)))
 
 
 def format_table(report: EvaluationReport) -> str:
     """The report as a table for a person, rates in per cent."""
-    heads = ["", *(head for head, _ in _COLUMNS), *_COUNTS]
-    lines = [heads]
-    for direction in report.directions:
-        figures = direction.ranking.figures()
-        rates = [f"{100 * figures[name]:.1f}" for _, name in _COLUMNS]
-        lines.append([direction.name, *rates, *(str(figures[name]) for name in _COUNTS)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
-    notes = ["Rates in per cent; chance is the Rank-1 of a random order of the same gallery."]
-    skipped = sum(direction.ranking.skipped for direction in report.directions)
-    if skipped:
-        notes.append(f"{skipped} queries have nobody of theirs in the gallery: in no rate.")
+    lines = format_results(report.results)
+    lines.append(f"Camera embedding: {report.camera.policy} ({report.camera.reason}).")
     if report.picture:
-        notes.append(f"Ranked lists: {report.picture}")
-    return "\n".join([*text, "", *notes])
+        lines.append(f"Ranked lists: {report.picture}")
+    lines.append(f"Scored in {report.scoring_seconds:.1f} s.")
+    return "\n".join(lines)
 
 
-def _rows(samples: Sequence[Sample], modality: Modality) -> NDArray[np.int64]:
-    return np.array(
-        [row for row, sample in enumerate(samples) if sample.modality is modality], dtype=np.int64
-    )
-
-
-def _ranked_row(
-    query: Sample, cosines: NDArray[np.float32], gallery: Sequence[Sample]
-) -> RankedRow:
-    order = np.argsort(-cosines, kind="stable")[:PICTURE_TOP]
-    items = [
-        RankedItem(
-            read_image(gallery[index].path),
-            float(cosines[index]),
-            gallery[index].identity,
-            gallery[index].identity == query.identity,
-        )
-        for index in order
-    ]
-    return RankedRow(read_image(query.path), query.identity, items)
+def _check_outputs(picture: Path | None, save_embeddings: Path | None, *, overwrite: bool) -> None:
+    if picture is not None:
+        check_image_suffix(picture)
+        check_output(picture, overwrite=overwrite)
+    if save_embeddings is not None:
+        check_stored(save_embeddings, overwrite=overwrite)

@@ -9,21 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from mip_edge.artifact import open_bundle
 from mip_edge.cli import cli
 from mip_edge.data.dataset import Sample
 from mip_edge.data.folder import read_folder
 from mip_edge.data.image import read_image, write_image
-from mip_edge.errors import DatasetError, OptionError, OutputError
+from mip_edge.data.readers import read_dataset
+from mip_edge.errors import DatasetError, GalleryError, OptionError, OutputError
+from mip_edge.evaluate.camera import choose_policy
+from mip_edge.evaluate.embed import embed_dataset
 from mip_edge.evaluate.evaluation import (
-    draw_ranked_lists,
+    EvaluateOptions,
     embed_samples,
     evaluate_embeddings,
     evaluate_model,
     format_table,
 )
+from mip_edge.evaluate.protocol import choose_protocols
+from mip_edge.evaluate.ranked import draw_ranked_lists
 from mip_edge.spec import Crop, Embeddings, Modality
+from tests.mip_edge.trees import write_llcm, write_regdb, write_sysu
 
 TONES = {"anna": 20, "bert": 90, "cleo": 160, "dora": 230}
 
@@ -63,7 +70,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         engines.append(engine)
         return nullcontext(ToneEmbedder())
 
-    monkeypatch.setattr("mip_edge.evaluate.evaluation.Embedder.open", open_tones)
+    monkeypatch.setattr("mip_edge.evaluate.embed.Embedder.open", open_tones)
+    monkeypatch.setattr("mip_edge.evaluate.camera.read_baked", lambda path: "mean")
     return engines
 
 
@@ -112,7 +120,7 @@ def test_the_table_and_the_report_say_the_same(root: Path, opened: list[str]) ->
     assert "infrared to visible    75.0" in text
     assert "visible to infrared   100.0" in text
     figures = report.figures()
-    assert figures["fingerprint"] == "f" * 64
+    assert figures["fingerprints"] == ["f" * 64]
     assert json.loads(json.dumps(figures)) == figures
 
 
@@ -130,9 +138,9 @@ def test_a_query_of_a_stranger_is_told(root: Path, opened: list[str]) -> None:
         path = root / "query" / modality.value / "stranger" / "0.png"
         path.parent.mkdir()
         write_image(path, np.full((24, 12, 3), 200, dtype=np.uint8))
-    assert "2 queries have nobody of theirs in the gallery" in format_table(
-        evaluate_model("bundle", root)
-    )
+    report = evaluate_model("bundle", root)
+    assert [direction.ranking.skipped for direction in report.directions] == [1, 1]
+    assert "Skipped queries have nobody of theirs in the gallery" in format_table(report)
 
 
 def test_the_command_prints_json_and_writes_the_picture(root: Path, opened: list[str]) -> None:
@@ -143,8 +151,10 @@ def test_the_command_prints_json_and_writes_the_picture(root: Path, opened: list
     done = CliRunner().invoke(cli, [*call, "--picture-queries", "3"])
     assert done.exit_code == 0, done.output
     figures = json.loads(done.stdout)
-    assert figures["directions"][0]["rank1"] == 0.75
-    assert figures["directions"][0]["query_modality"] == "infrared"
+    infrared = figures["results"][0]
+    assert infrared["protocol"] == "folder-infrared-to-visible"
+    assert infrared["mean"]["rank1"] == infrared["runs"][0]["rank1"] == 0.75
+    assert infrared["deviation"] is None
     assert figures["picture"] == str(picture)
     assert read_image(picture).shape[2] == 3
 
@@ -187,5 +197,217 @@ def test_a_checkpoint_is_evaluated_from_end_to_end(root: Path) -> None:
     options = MIPOptions(width=16, depth=12, heads=2, image_size=(64, 32), stride=16)
     checkpoint.save(MIP(options), path)
     report = evaluate_model(path, root, batch=4)
-    assert len(report.fingerprint) == 64
+    assert len(report.fingerprints[0]) == 64
+    assert report.camera.policy == "mean"
     assert [direction.ranking.queries for direction in report.directions] == [8, 8]
+
+
+FIELD = {"sysu": 10, "regdb": 1, "llcm": 10}
+"""Trials of the protocols."""
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small tree of each data set of the field."""
+    root = tmp_path_factory.mktemp("trees")
+    return {
+        "sysu": write_sysu(root / "sysu", test=3, images=3),
+        "regdb": write_regdb(root / "regdb"),
+        "llcm": write_llcm(root / "llcm"),
+    }
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", *map(str, words)])
+
+
+@pytest.fixture
+def model(tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint that says nothing of itself, and opens as a ToneEmbedder."""
+    monkeypatch.setattr("mip_edge.checkpoint.read_metadata", lambda path: {})
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize("dataset", FIELD)
+def test_every_data_set_of_the_field_is_scored_by_its_protocols(
+    dataset: str, trees: dict[str, Path], model: Path, opened: list[str]
+) -> None:
+    done = run(model, trees[dataset], "--dataset", dataset, "--json")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)["results"]
+    assert [result["protocol"] for result in results] == [
+        one.name for one in choose_protocols(dataset)
+    ]
+    for result in results:
+        assert len(result["runs"]) == FIELD[dataset]
+        assert (result["deviation"] is None) == (FIELD[dataset] == 1)
+        mean = np.mean([one["mAP"] for one in result["runs"]])
+        assert result["mean"]["mAP"] == pytest.approx(mean)
+    assert len(opened) == 1
+
+
+def test_the_table_shows_deviation_official_rows_and_re_ranked_rows_beside_the_plain(
+    trees: dict[str, Path], model: Path
+) -> None:
+    call = (model, trees["sysu"], "--dataset", "sysu", "--trials", 3, "--rerank")
+    done = run(*call, "--protocol", "official-mip-all-single")
+    assert done.exit_code == 0, done.output
+    names = [line[:60].split("  ")[0] for line in done.stdout.splitlines()[1:5]]
+    title = "all search, single-shot"
+    assert names == [
+        title,
+        f"{title}, re-ranked",
+        f"{title}, official MIP scoring",
+        f"{title}, official MIP scoring, re-ranked",
+    ]
+    plain, _, official = done.stdout.splitlines()[1:4]
+    assert plain.count("±") == 6
+    assert plain.endswith(" 3")
+    assert "±" not in official
+    assert "sample standard deviation over the runs: seed 0 to seed 2" in done.stdout
+    done = run(*call, "--protocol", "sysu-all-single", "--json")
+    results = json.loads(done.stdout)["results"]
+    constants = {"k1": 20, "k2": 6, "lambda": 0.3}
+    assert [result["reranked"] for result in results] == [None, constants]
+
+
+def test_saved_embeddings_score_as_the_model_did(trees: dict[str, Path], model: Path) -> None:
+    saved = model.parent / "rows.npz"
+    tree = ("--dataset", "sysu", "--json")
+    first = run(model, trees["sysu"], *tree, "--save-embeddings", saved)
+    assert first.exit_code == 0, first.output
+    again = run(saved, trees["sysu"], *tree)
+    assert again.exit_code == 0, again.output
+    one, other = json.loads(first.stdout), json.loads(again.stdout)
+    assert other["results"] == one["results"]
+    assert other["fingerprints"] == one["fingerprints"] == ["f" * 64]
+    # rows of any order, as another program may write them
+    with np.load(saved) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    turned = {name: arrays[name][::-1] for name in ("embeddings", "paths")}
+    np.savez(saved, **{**arrays, **turned})
+    assert json.loads(run(saved, trees["sysu"], *tree).stdout)["results"] == one["results"]
+    taken = run(model, trees["sysu"], *tree, "--save-embeddings", saved)
+    assert taken.exit_code == 1
+    assert "--overwrite" in taken.stderr
+
+
+def test_saved_query_and_gallery_of_a_folder_are_told_apart(root: Path, opened: list[str]) -> None:
+    saved = root.parent / "rows.npz"
+    first = evaluate_model("bundle", root, save_embeddings=saved)
+    assert evaluate_model(saved, root).results == first.results
+
+
+def test_saved_embeddings_that_do_not_fit_are_refused(trees: dict[str, Path], model: Path) -> None:
+    saved = model.parent / "rows.npz"
+    options = EvaluateOptions("regdb")
+    evaluate_model(model, trees["regdb"], options, save_embeddings=saved)
+    with pytest.raises(
+        GalleryError, match=r"rows.npz holds other images than .*regdb: \d+ are not"
+    ):
+        evaluate_model(saved, trees["regdb"], EvaluateOptions("regdb", split=2))
+    with np.load(saved) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for change, message in (
+        ({"embeddings": arrays["embeddings"] * 2}, "not of unit length"),
+        ({"embeddings": arrays["embeddings"] * np.nan}, "not of unit length"),
+        ({"embeddings": arrays["embeddings"][1:]}, "expected .N, D. for N images"),
+        ({"fingerprint": ""}, "names no model"),
+    ):
+        np.savez(saved, **{**arrays, **change})
+        with pytest.raises(GalleryError, match=message):
+            evaluate_model(saved, trees["regdb"], options)
+    np.savez(saved, embeddings=arrays["embeddings"])
+    with pytest.raises(GalleryError, match="holds no embeddings that can be read"):
+        evaluate_model(saved, trees["regdb"], options)
+    with pytest.raises(OptionError, match="--camera and --engine are for a checkpoint"):
+        evaluate_model(saved, trees["regdb"], EvaluateOptions("regdb", camera="mean"))
+
+
+def test_all_splits_of_regdb_take_a_model_each(trees: dict[str, Path], model: Path) -> None:
+    for split in range(1, 11):
+        (model.parent / f"run-{split}.safetensors").touch()
+    template = model.parent / "run-{split}.safetensors"
+    done = run(template, trees["regdb"], "--dataset", "regdb", "--split", "all", "--json")
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert len(figures["fingerprints"]) == 10
+    for number, result in enumerate(figures["results"]):
+        assert [one["run"] for one in result["runs"]] == [f"split {n}" for n in range(1, 11)]
+        alone = run(template, trees["regdb"], "--dataset", "regdb", "--split", 4, "--json")
+        assert json.loads(alone.stdout)["results"][number]["mean"]["mAP"] == pytest.approx(
+            result["runs"][3]["mAP"]
+        )
+    for words, message in (
+        ((model, "--dataset", "regdb"), "with {split} for its number"),
+        ((template, "--dataset", "sysu"), "--split all is for RegDB"),
+        ((model.parent / "gone-{split}.safetensors", "--dataset", "regdb"), "10 of 10 models are"),
+    ):
+        wrong = run(words[0], trees["regdb"], *words[1:], "--split", "all")
+        assert wrong.exit_code == 1
+        assert message in wrong.stderr
+
+
+def test_a_model_of_another_split_is_refused(
+    trees: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"training": {"data": {"dataset": "regdb", "split": 3}}}
+    monkeypatch.setattr("mip_edge.checkpoint.read_metadata", lambda path: record)
+    wrong = run(model, trees["regdb"], "--dataset", "regdb", "--split", 5)
+    assert wrong.exit_code == 1
+    assert "was trained on split 3 of regdb" in wrong.stderr
+    assert "test people of split 5: evaluate it with --split 3" in wrong.stderr
+    assert run(model, trees["regdb"], "--dataset", "regdb", "--split", 3).exit_code == 0
+
+
+def test_each_image_gets_its_own_camera_if_the_checkpoint_knows_it(
+    trees: dict[str, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="a checkpoint needs torch")
+    import torch
+
+    from mip_edge import checkpoint
+    from mip_edge.model.mip import MIP
+    from mip_edge.model.options import MIPOptions
+
+    torch.manual_seed(0)
+    options = MIPOptions(width=16, depth=12, heads=2, image_size=(64, 32), stride=16, cameras=2)
+    network = MIP(options)
+    assert network.sie_embed is not None
+    torch.nn.init.normal_(network.sie_embed)
+    table = [
+        {"name": "thermal", "modality": "infrared"},
+        {"name": "visible", "modality": "visible"},
+    ]
+    named, nameless = tmp_path / "named.safetensors", tmp_path / "nameless.safetensors"
+    checkpoint.save(network, named, cameras=table)
+    checkpoint.save(network, nameless)
+    dataset = read_dataset("regdb", trees["regdb"], parts=("query",))
+    own = embed_dataset(named, dataset)
+    assert own.camera.policy == "own"
+    assert own.query is own.gallery
+    for camera in ("thermal", "visible"):
+        rows = [row for row, one in enumerate(dataset.query) if one.camera == camera]
+        alone = embed_dataset(named, dataset, camera=camera).query[rows]
+        np.testing.assert_allclose(own.query[rows], alone, atol=1e-6)
+    mean = embed_dataset(nameless, dataset)
+    assert mean.camera.policy == "mean"
+    assert mean.camera.reason == "the checkpoint names no cameras"
+    assert np.abs(own.query - mean.query).max() > 1e-3
+    with pytest.raises(OptionError, match="--camera own: the checkpoint names no cameras"):
+        embed_dataset(nameless, dataset, camera="own")
+    with pytest.raises(OptionError, match="its camera policy is baked in"):
+        embed_dataset(tmp_path, dataset, camera="own")
+    sysu = read_dataset("sysu", trees["sysu"], parts=("query",))
+    policy = choose_policy(named, sysu, None)
+    assert policy.reason == "the checkpoint does not know the infrared cam3"
+
+
+def test_a_bundle_tells_the_camera_policy_that_is_baked_into_it(
+    tiny_bundle: Path, trees: dict[str, Path]
+) -> None:
+    report = evaluate_model(tiny_bundle, trees["regdb"], EvaluateOptions("regdb"))
+    assert report.camera.policy == open_bundle(tiny_bundle).manifest.camera[Modality.VISIBLE]
+    assert "(baked into the bundle)" in format_table(report)
