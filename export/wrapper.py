@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mip_edge.model.head import jigsaw_order
 from mip_edge.model.mip import MIP
-from mip_edge.model.options import LOCAL_GROUPS
+from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
+from mip_edge.model.prompts import InstancePrompts
 from mip_edge.model.vit import Attention, Block, Mlp
 from mip_edge.spec import Modality
 
@@ -29,11 +30,19 @@ class ExportedMIP(nn.Module):
         options = model.options
         self.batch_shape = (*options.image_size, modality.channels)
         self.patches = ExportedPatches(model, modality, camera)
-        self.instance = ExportedInstancePrompts(model)
-        prompts = model.modality_prompts().detach()[MODALITY_ROW[modality]]
+        self.instance = (
+            None
+            if model.instance_prompts is None
+            else ExportedInstancePrompts(model.instance_prompts)
+        )
+        prompts = (
+            [None] * options.layers
+            if model.modality_prompts is None
+            else model.modality_prompts().detach()[MODALITY_ROW[modality]]
+        )
         self.blocks = nn.ModuleList(
-            ExportedBlock(_block(block), prompts[layer], 1 + options.patches)
-            for layer, block in enumerate(model.blocks)
+            ExportedBlock(_block(block), layer_prompts, options)
+            for block, layer_prompts in zip(model.blocks, prompts, strict=True)
         )
         self.head = ExportedHead(model)
         self.requires_grad_(False)
@@ -44,7 +53,8 @@ class ExportedMIP(nn.Module):
         crops = images.shape[0]
         tokens = self.patches(images, crops)
         for block in self.blocks:
-            tokens = block(tokens, self.instance(tokens, crops), crops)
+            instance = None if self.instance is None else self.instance(tokens, crops)
+            tokens = block(tokens, instance, crops)
         raw = self.head(tokens)
         unit: Tensor = raw / torch.sqrt((raw * raw).sum(dim=1, keepdim=True))
         return unit
@@ -82,11 +92,10 @@ class ExportedPatches(nn.Module):
 class ExportedInstancePrompts(nn.Module):
     """The instance prompt generator; its queries are constants, so keys are never computed."""
 
-    def __init__(self, model: MIP) -> None:
+    def __init__(self, prompts: InstancePrompts) -> None:
         super().__init__()
-        block = model.instance_prompts.block
-        length, width = model.options.prompt_length, model.options.width
-        learned = model.instance_prompts.queries
+        block, learned = prompts.block, prompts.queries
+        length, width = prompts.length, prompts.width
         # Equal queries give equal prompts: one row is computed, and repeated at the end.
         queries = torch.zeros(1, width) if learned is None else learned.detach()[0]
         with torch.no_grad():
@@ -118,40 +127,45 @@ class ExportedInstancePrompts(nn.Module):
 class ExportedBlock(nn.Module):
     """A prompted block; the modality prompts are constant keys and values."""
 
-    def __init__(self, block: Block, prompts: Tensor, tokens: int) -> None:
-        """`prompts` (T, D): the projected modality prompts of this layer; `tokens` is 1 + P."""
+    def __init__(self, block: Block, prompts: Tensor | None, options: MIPOptions) -> None:
+        """`prompts` (T, D): the projected modality prompts of this layer, or None."""
         super().__init__()
         attn = block.attn
-        self.tokens = tokens
-        self.heads = attn.heads
+        self.tokens = 1 + options.patches
+        self.instance_length = options.prompt_length if options.instance_prompts else 0
+        self.heads, self.width = attn.heads, options.width
         self.norm = deepcopy(block.norm1)
         self.q = LinearMap(attn.q, factor=attn.scale)
         self.k = LinearMap(attn.k)
         self.v = LinearMap(attn.v)
         self.proj = LinearMap(attn.proj)
-        with torch.no_grad():
-            keys, values = block.prompt_keys_values(prompts)
-        self.keys = _constant(keys)
-        self.values = _constant(values)
+        self.keys = self.values = None
+        if prompts is not None:
+            with torch.no_grad():
+                keys, values = block.prompt_keys_values(prompts)
+            self.keys, self.values = _constant(keys), _constant(values)
         self.mlp = ExportedMlp(block)
 
-    def forward(self, tokens: Tensor, instance: Tensor, crops: int) -> Tensor:
-        """Tokens (N, 1 + P, D) and instance prompts (N, T, D) to tokens."""
-        length, width = self.keys.shape
-        own = self.tokens
-        seen = self.norm(torch.cat([instance, tokens], dim=1))
-        keys = torch.cat([_for_each(self.keys, crops), self.k(seen)], dim=1)
-        values = torch.cat([_for_each(self.values, crops), self.v(seen)], dim=1)
-        queries = self._split(self.q(seen[:, length:]), own).permute(0, 2, 1, 3)
-        split_keys = self._split(keys, 2 * length + own).permute(0, 2, 3, 1)
-        split_values = self._split(values, 2 * length + own).permute(0, 2, 1, 3)
+    def forward(self, tokens: Tensor, instance: Tensor | None, crops: int) -> Tensor:
+        """Tokens (N, 1 + P, D) and instance prompts (N, T, D) or none to tokens."""
+        own, all_rows = self.tokens, self.instance_length + self.tokens
+        seen = self.norm(tokens if instance is None else torch.cat([instance, tokens], dim=1))
+        keys, values = self.k(seen), self.v(seen)
+        if self.keys is not None and self.values is not None:
+            keys = torch.cat([_for_each(self.keys, crops), keys], dim=1)
+            values = torch.cat([_for_each(self.values, crops), values], dim=1)
+            all_rows += self.keys.shape[0]
+        asking = seen if instance is None else seen[:, self.instance_length :]
+        queries = self._split(self.q(asking), own).permute(0, 2, 1, 3)
+        split_keys = self._split(keys, all_rows).permute(0, 2, 3, 1)
+        split_values = self._split(values, all_rows).permute(0, 2, 1, 3)
         weights = torch.softmax(queries @ split_keys, dim=-1)
-        attended = (weights @ split_values).permute(0, 2, 1, 3).reshape(-1, own, width)
+        attended = (weights @ split_values).permute(0, 2, 1, 3).reshape(-1, own, self.width)
         rows: Tensor = self.mlp(tokens + self.proj(attended))
         return rows
 
     def _split(self, rows: Tensor, count: int) -> Tensor:
-        return rows.reshape(-1, count, self.heads, self.keys.shape[1] // self.heads)
+        return rows.reshape(-1, count, self.heads, self.width // self.heads)
 
 
 class ExportedHead(nn.Module):

@@ -22,6 +22,7 @@ from mip_edge.model.foreign import from_official, from_vit, official_options
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
 from mip_edge.model.vit import resize_positions
+from mip_edge.output import write_beside
 from mip_edge.spec import Modality
 
 FORMAT = "mip-edge checkpoint"
@@ -68,15 +69,9 @@ def save(
         metadata = {_METADATA_KEY: json.dumps(record, allow_nan=False)}
     except (TypeError, ValueError) as error:
         raise OptionError(f"the training record is no plain JSON: {error}") from error
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(safetensors.torch.save(stored, metadata))
-        beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+    content = safetensors.torch.save(stored, metadata)
+    with write_beside(path) as stream:
+        stream.write(content)
 
 
 def load(path: str | os.PathLike[str]) -> MIP:
@@ -103,21 +98,32 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def initialize(model: MIP, path: str | os.PathLike[str]) -> list[str]:
+def initialize(
+    model: MIP, path: str | os.PathLike[str], *, classifiers: bool = True, prompts: bool = True
+) -> list[str]:
     """Start `model` from a checkpoint of other image size, stride, classes or cameras.
 
     The position embedding is resized; classifiers and necks are left out when the classes
-    differ, camera embeddings when their number does. Gives the names that kept their start.
+    differ, camera embeddings when their number does, and prompts and the parts of IAEL that one
+    of both does not have. Without `classifiers` those are left out too (the same number of
+    classes is not the same people), without `prompts` all prompts and their generator. Gives the
+    names that kept their start.
     Raises: CheckpointError if the networks differ in more than that.
     """
     record, state = _read(Path(path))
     theirs, ours = _options(record, Path(path)), model.options
     target = model.state_dict()
     left = ["sie_embed"] if theirs.cameras != ours.cameras else []
-    if theirs.classes != ours.classes:
+    if theirs.classes != ours.classes or not classifiers:
         left += ["necks", "classifiers", "instance_necks", "instance_classifiers"]
     if theirs.iael != ours.iael:
         left += ["instance_necks", "instance_classifiers"]
+    if theirs.iael_block != ours.iael_block or not prompts:
+        left += ["instance_row"]
+    if theirs.modality_prompts != ours.modality_prompts or not prompts:
+        left += ["modality_prompts"]
+    if theirs.instance_prompts != ours.instance_prompts or not prompts:
+        left += ["instance_prompts"]
     if theirs.instance_queries != ours.instance_queries:
         left += ["instance_prompts.queries"]
     chosen = {
@@ -159,9 +165,10 @@ def import_official(
     *,
     heads: int = 12,
     iael: bool = False,
+    iael_block: bool = False,
 ) -> MIP:
     """A checkpoint of the published MIP code (.pth), in eval mode; keys it does not need are
-    passed over. `iael` takes the instance classifiers too.
+    passed over. `iael` takes the instance classifiers too, `iael_block` the block before them.
 
     Raises: CheckpointError naming what is missing or has the wrong shape.
     """
@@ -174,6 +181,7 @@ def import_official(
             stride=stride,
             instance_queries=instance_queries,
             iael=iael,
+            iael_block=iael_block,
         )
         model = MIP(options)
         named = from_official(state, options)
@@ -190,8 +198,8 @@ def load_vit_weights(
 ) -> None:
     """Start `model` from a plain ViT of timm or Hugging Face (.safetensors or .pth).
 
-    Its last block and norm start both parts of the head. The instance prompt generator keeps
-    its random start, as published, unless it shall start from block 0.
+    Its last block and norm start both parts of the head, and IAEL's extra block. The instance
+    prompt generator keeps its random start, as published, unless it shall start from block 0.
     Raises: CheckpointError naming what is missing or has the wrong shape.
     """
     state = _read_foreign(Path(path))

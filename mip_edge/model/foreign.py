@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from mip_edge.errors import CheckpointError
+from mip_edge.errors import CheckpointError, OptionError
 from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
 from mip_edge.model.vit import resize_positions
 
@@ -45,6 +45,7 @@ def official_options(
     stride: int,
     instance_queries: str,
     iael: bool,
+    iael_block: bool,
 ) -> MIPOptions:
     """Options of a published MIP state dict, read from the shapes of its tensors."""
     library = _shaped(state, "base.prompt_embeddings", 3)
@@ -63,6 +64,7 @@ def official_options(
         cameras=0 if sie is None else sie.shape[0],
         classes=0 if classifier is None else classifier.shape[0],
         iael=iael,
+        iael_block=iael_block,
     )
 
 
@@ -102,11 +104,21 @@ def _official_necks(state: State, options: MIPOptions) -> dict[str, Tensor]:
             ("classifiers_ins_prompts", "instance_classifiers", ("weight",)),
         ):
             named |= _module(state, f"{theirs}.{layer}", f"{ours}.{layer}", parameters)
+    if options.iael_block:
+        named["instance_row.token"] = take(state, "zero_token")
+        named |= _fused_block(state, "b3.0", "instance_row.block")
+        named |= _module(state, "b3.1", "instance_row.norm")
     return named
 
 
 def from_vit(state: State, options: MIPOptions, *, prompts_from_block0: bool) -> dict[str, Tensor]:
-    """A ViT state dict (timm or Hugging Face) in our names; its last block and norm twice."""
+    """A ViT state dict (timm or Hugging Face) in our names; its last block and norm for each part
+    of the head, and for the extra block of IAEL if there is one.
+
+    Raises: OptionError for `prompts_from_block0` if there are no instance prompts.
+    """
+    if prompts_from_block0 and not options.instance_prompts:
+        raise OptionError("instance prompts cannot start from block 0: this model has none")
     class_key = next((key for key in state if key.split(".")[-1] == "cls_token"), None)
     if class_key is None:
         raise CheckpointError("no 'cls_token' is in it; expected a ViT of timm or Hugging Face")
@@ -126,6 +138,9 @@ def from_vit(state: State, options: MIPOptions, *, prompts_from_block0: bool) ->
     for part in ("global", "local"):
         named |= _prefixed(blocks[options.depth - 1], f"head.{part}_block")
         named |= _prefixed(norm, f"head.{part}_norm")
+    if options.iael_block:
+        named |= _prefixed(blocks[options.depth - 1], "instance_row.block")
+        named |= _prefixed(norm, "instance_row.norm")
     if prompts_from_block0:
         named |= _prefixed(blocks[0], "instance_prompts.block")
     return named

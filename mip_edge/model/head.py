@@ -1,6 +1,9 @@
-"""The head: one global and four local class rows, after TransReID's jigsaw patch module."""
+"""The head: one global and four local class rows, after TransReID's jigsaw patch module; and
+the row that reads instance prompts for IAEL."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +55,33 @@ class Head(nn.Module):
         return [overall[:, 0], *local.unbind(1)]
 
 
+class InstanceRow(nn.Module):
+    """One more block, whose first row reads a layer's instance prompts; all layers share it.
+
+    The second published form of IAEL (option IPIL_SIMPLE off); its token starts at zero.
+    """
+
+    def __init__(self, options: MIPOptions) -> None:
+        super().__init__()
+        self.length = options.prompt_length
+        self.token = nn.Parameter(torch.zeros(1, 1, options.width))
+        self.block = Block(options.width, options.heads, options.drop_path)
+        self.norm = nn.LayerNorm(options.width, eps=NORM_EPS)
+
+    def forward(self, instances: Tensor) -> Tensor:
+        """Instance prompts (B, R, D), of which R stand for all T, to one row each (B, D)."""
+        rows = instances.shape[1]
+        # Equal prompts are one that counts as often as there are of them.
+        mask = instances.new_full((1, 1 + rows), math.log(self.length / rows))
+        mask[:, 0] = 0
+        token = self.token.expand(len(instances), -1, -1).to(instances.dtype)
+        seen = torch.cat([token, instances], dim=1)
+        row: Tensor = self.norm(class_rows(self.block, seen, mask))[:, 0]
+        return row
+
+
 def class_rows(block: Block, tokens: Tensor, mask: Tensor) -> Tensor:
-    """The class row of `block`, once for each row of a mask (G, N): (B, G, D)."""
+    """The class row of `block`, once for each row of a mask (G, N) on its logits: (B, G, D)."""
     attn, seen = block.attn, block.norm1(tokens)
     folded = attn.fold_queries(seen[:, 0])
     logits = folded @ seen.transpose(1, 2)

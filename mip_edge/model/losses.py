@@ -25,14 +25,26 @@ class Losses:
     triplet: Tensor
     msel: Tensor
     iael: Tensor
+    relation: Tensor
+    """Between both networks' similarities, with a teacher."""
+    logits: Tensor
+    """Between both networks' scores, with a teacher of the same identities."""
 
     @property
     def total(self) -> Tensor:
         """What the training goes down."""
-        return self.identity + self.triplet + self.msel + self.iael
+        published = self.identity + self.triplet + self.msel + self.iael
+        return published + self.relation + self.logits
 
 
-def losses(output: TrainOutput, labels: Tensor, modality: Tensor, *, msel: bool) -> Losses:
+def losses(
+    output: TrainOutput,
+    labels: Tensor,
+    modality: Tensor,
+    *,
+    msel: bool,
+    label_smoothing: float = 0.0,
+) -> Losses:
     """All losses of one batch with `labels` (B,) and `modality` (B,); IAEL if the model has it.
 
     `msel` turns the modality-shared loss on; the published training does from epoch 10.
@@ -43,13 +55,20 @@ def losses(output: TrainOutput, labels: Tensor, modality: Tensor, *, msel: bool)
     zero = output.features[0].new_zeros(())
     instance = output.instance_scores
     return Losses(
-        identity=combine([F.cross_entropy(scores, labels) for scores in output.scores]),
+        identity=combine(
+            [
+                F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+                for scores in output.scores
+            ]
+        ),
         triplet=combine([triplet_loss(features, labels) for features in output.features]),
         msel=MSEL_WEIGHT
         * combine([msel_loss(features, labels, modality) for features in output.features])
         if msel
         else zero,
         iael=IAEL_WEIGHT * iael_loss(instance, labels) if instance else zero,
+        relation=zero,
+        logits=zero,
     )
 
 

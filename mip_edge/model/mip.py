@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mip_edge.errors import OptionError
-from mip_edge.model.head import Head
+from mip_edge.model.head import Head, InstanceRow
 from mip_edge.model.options import LOCAL_GROUPS, MIPOptions
 from mip_edge.model.prompts import InstancePrompts, ModalityPrompts
 from mip_edge.model.vit import INITIAL_STD, Block, PatchEmbed, initialize
@@ -43,8 +43,8 @@ class MIP(nn.Module):
         self.sie_embed = (
             nn.Parameter(torch.empty(options.cameras, 1, width)) if options.cameras else None
         )
-        self.modality_prompts = ModalityPrompts(options)
-        self.instance_prompts = InstancePrompts(options)
+        self.modality_prompts = ModalityPrompts(options) if options.modality_prompts else None
+        self.instance_prompts = InstancePrompts(options) if options.instance_prompts else None
         self.blocks = nn.ModuleList(
             Block(width, options.heads, options.drop_path * layer / last) for layer in range(layers)
         )
@@ -59,11 +59,13 @@ class MIP(nn.Module):
         self.instance_classifiers = nn.ModuleList(
             nn.Linear(width, options.classes, bias=False) for _ in range(instance_layers)
         )
+        self.instance_row = InstanceRow(options) if options.iael_block else None
         self._initialize()
 
     def _initialize(self) -> None:
         self.apply(initialize)
-        self.modality_prompts.reset_projection()
+        if self.modality_prompts is not None:
+            self.modality_prompts.reset_projection()
         for token in (self.cls_token, self.pos_embed, self.sie_embed):
             if token is not None:
                 nn.init.trunc_normal_(token, std=INITIAL_STD)
@@ -91,10 +93,7 @@ class MIP(nn.Module):
         features, instances = self.features(images, modality, camera, camera_vector=camera_vector)
         if self.training:
             return self.scores(features, instances)
-        if self.options.neck == "after":
-            features = [neck(one) for neck, one in zip(self.necks, features, strict=True)]
-        overall, *local = features
-        return torch.cat([overall, *(one / LOCAL_GROUPS for one in local)], dim=1)
+        return self.join(features)
 
     def features(
         self,
@@ -104,12 +103,18 @@ class MIP(nn.Module):
         *,
         camera_vector: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Five features (B, D) before the necks, and each layer's mean instance prompt (B, D),
-        without IAEL none. What a crop gives here depends on no other crop of the batch."""
+        """Five features (B, D) before the necks, and what IAEL reads of each layer's instance
+        prompts (B, D): their mean, or the row of the extra block; without IAEL none.
+
+        What a crop gives here depends on no other crop of the batch.
+        """
         tokens = self.embed_patches(images, camera, camera_vector)
         tokens, instances = self.encode(tokens, modality)
         kept = instances if self.instance_classifiers else []
-        return self.head(tokens), [instance.mean(dim=1) for instance in kept]
+        if self.instance_row is None or not kept:
+            return self.head(tokens), [instance.mean(dim=1) for instance in kept]
+        rows = self.instance_row(torch.cat(kept))
+        return self.head(tokens), list(rows.chunk(len(kept)))
 
     def embed_patches(
         self, images: Tensor, camera: Tensor | None = None, camera_vector: Tensor | None = None
@@ -132,24 +137,34 @@ class MIP(nn.Module):
         return tokens + self.options.sie_coefficient * self.sie_embed[camera]
 
     def encode(self, tokens: Tensor, modality: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Through the prompted blocks: tokens (B, 1 + P, D), and each layer's instance prompts
-        (B, R, D), where R is 1 for zero queries."""
-        library = self.modality_prompts()
+        """Through the blocks: tokens (B, 1 + P, D), and each layer's instance prompts (B, R, D),
+        where R is 1 for zero queries; an empty list without instance prompts."""
+        library = None if self.modality_prompts is None else self.modality_prompts()
         instances = []
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            modality_keys, modality_values = self.modality_prompts.keys_values(
-                block, library[:, layer], modality
-            )
-            instance = self.instance_prompts(tokens)
-            instance_keys, instance_values = block.prompt_keys_values(instance)
-            tokens = block(
-                tokens,
-                torch.cat([modality_keys, self.instance_prompts.expand(instance_keys)], dim=1),
-                torch.cat([modality_values, self.instance_prompts.expand(instance_values)], dim=1),
-            )
-            instances.append(instance)
+            keys, values = [], []
+            if self.modality_prompts is not None and library is not None:
+                modality_keys, modality_values = self.modality_prompts.keys_values(
+                    block, library[:, layer], modality
+                )
+                keys.append(modality_keys)
+                values.append(modality_values)
+            if self.instance_prompts is not None:
+                instance = self.instance_prompts(tokens)
+                instance_keys, instance_values = block.prompt_keys_values(instance)
+                keys.append(self.instance_prompts.expand(instance_keys))
+                values.append(self.instance_prompts.expand(instance_values))
+                instances.append(instance)
+            tokens = block(tokens, keys, values)
         return tokens, instances
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Five features (B, D) to the embedding (B, 5 D), not of unit length."""
+        if self.options.neck == "after":
+            features = [neck(one) for neck, one in zip(self.necks, features, strict=True)]
+        overall, *local = features
+        return torch.cat([overall, *(one / LOCAL_GROUPS for one in local)], dim=1)
 
     def scores(self, features: Sequence[Tensor], instances: Sequence[Tensor]) -> TrainOutput:
         """What `features` gave, through necks and classifiers: here the crops of a batch meet."""

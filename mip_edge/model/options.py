@@ -16,6 +16,13 @@ PRESETS: Mapping[str, Mapping[str, int]] = {
 NECK_CHOICES = ("before", "after")
 QUERY_CHOICES = ("zero", "learnable")
 LOCAL_GROUPS = 4
+# Fields that the first checkpoints did not have. Left unsaid at these defaults, so that the
+# fingerprint of a network does not change, and bundles and galleries made with it stay valid.
+_LATER: Mapping[str, Any] = {
+    "modality_prompts": True,
+    "instance_prompts": True,
+    "iael_block": False,
+}
 _MINIMUM = {
     "width": 1,
     "depth": 3,
@@ -67,6 +74,12 @@ class MIPOptions:
     """Dropout on the projected modality prompts in training."""
     prompt_scale: float = 1.0
     """Factor of the prompts' starting range (the published training script takes 20)."""
+    modality_prompts: bool = True
+    """Give each layer the prompts of the crop's modality (MPL)."""
+    instance_prompts: bool = True
+    """Give each layer prompts that are generated from the crop itself (IPG)."""
+    iael_block: bool = False
+    """Let one more block read the instance prompts for IAEL, in place of their mean."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -98,6 +111,10 @@ class MIPOptions:
             raise OptionError(f"sie_coefficient must be at least 0, got {self.sie_coefficient}")
         if self.iael and not self.classes:
             raise OptionError("iael needs classes to tell apart, got classes=0")
+        if self.iael and not self.instance_prompts:
+            raise OptionError("iael needs instance prompts, got instance_prompts=False")
+        if self.iael_block and not self.iael:
+            raise OptionError("iael_block needs iael, got iael=False")
 
     def _check_types(self) -> None:
         size = self.image_size
@@ -147,8 +164,13 @@ class MIPOptions:
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
-        return {**asdict(self), "image_size": list(self.image_size)}
+        """Fields as plain JSON values, those of `_LATER` only where they are not the default."""
+        values = {**asdict(self), "image_size": list(self.image_size)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _LATER or value != _LATER[name]
+        }
 
     @property
     def grid(self) -> tuple[int, int]:

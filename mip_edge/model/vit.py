@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,10 +37,12 @@ class Attention(nn.Module):
         self.v = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, prompt_keys: Tensor, prompt_values: Tensor) -> Tensor:
-        """Tokens (B, N, D) look at themselves and at prompts (B, S, D): (B, N, D)."""
-        keys = torch.cat([self.k(tokens), prompt_keys], dim=1)
-        values = torch.cat([self.v(tokens), prompt_values], dim=1)
+    def forward(
+        self, tokens: Tensor, prompt_keys: Sequence[Tensor], prompt_values: Sequence[Tensor]
+    ) -> Tensor:
+        """Tokens (B, N, D) look at themselves and at kinds of prompts (B, S, D): (B, N, D)."""
+        keys = torch.cat([self.k(tokens), *prompt_keys], dim=1)
+        values = torch.cat([self.v(tokens), *prompt_values], dim=1)
         queries = self._split(self.q(tokens))
         attended = self._attend(queries, self._split(keys), self._split(values))
         return self.proj(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -97,8 +101,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width)
 
-    def forward(self, tokens: Tensor, prompt_keys: Tensor, prompt_values: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D); prompts (B, S, D) as `prompt_keys_values` gives them."""
+    def forward(
+        self, tokens: Tensor, prompt_keys: Sequence[Tensor], prompt_values: Sequence[Tensor]
+    ) -> Tensor:
+        """(B, N, D) to (B, N, D); each kind of prompts (B, S, D) as `prompt_keys_values` gives."""
         attended = self.attn(self.norm1(tokens), prompt_keys, prompt_values)
         return self.add_mlp(tokens + self.drop(attended))
 

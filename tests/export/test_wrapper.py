@@ -36,6 +36,10 @@ def make_model(**options: object) -> MIP:
         {"neck": "after"},
         {"extra_block": True, "cameras": 2},
         {"stride": 16},
+        {"modality_prompts": False},
+        {"instance_prompts": False},
+        {"modality_prompts": False, "instance_prompts": False},
+        {"classes": 3, "iael": True, "iael_block": True},
         {"image_size": (64, 48), "stride": 12},  # 5 x 3 patches: odd, some left over
     ],
     ids=str,

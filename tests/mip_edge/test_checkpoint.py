@@ -59,7 +59,14 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, object]],
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
-    model = small(cameras=2, classes=3, iael=True, instance_queries="learnable", neck="after")
+    model = small(
+        cameras=2,
+        classes=3,
+        iael=True,
+        iael_block=True,
+        instance_queries="learnable",
+        neck="after",
+    )
     path = tmp_path / "model.safetensors"
     checkpoint.save(model.train(), path)
     before = torch.random.get_rng_state()
@@ -146,6 +153,43 @@ def test_a_start_takes_another_size_stride_and_classes(tmp_path: Path) -> None:
     assert torch.equal(target.modality_prompts.library, source.modality_prompts.library)
     assert target.pos_embed.shape == (1, 1 + 6 * 3, 32)
     assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+
+
+def test_the_shipped_checkpoint_is_the_network_it_always_was() -> None:
+    asset = Path(checkpoint.__file__).parent / "assets" / "mip_tiny_synthetic.safetensors"
+    assert checkpoint.fingerprint(checkpoint.load(asset)) == (
+        "9d01716c6b84334793456cdaa8dd7dea4a516aa89bdc782e8fe9466f799b53ba"
+    )
+
+
+@pytest.mark.parametrize("part", ["modality_prompts", "instance_prompts", "instance_row"])
+def test_a_part_that_only_one_of_both_has_keeps_its_start(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "start.safetensors"
+    whole = {"classes": 3, "iael": part == "instance_row", "iael_block": part == "instance_row"}
+    lesser = {**whole, "iael_block": False} if part == "instance_row" else {**whole, part: False}
+    source = small(**whole)
+    checkpoint.save(source, path)
+    assert checkpoint.initialize(target := small(**lesser), path) == []
+    assert torch.equal(target.cls_token, source.cls_token)
+    assert not [name for name in target.state_dict() if name.startswith(part)]
+
+    checkpoint.save(small(**lesser), path)
+    target = small(**whole)
+    start = {name: one.clone() for name, one in target.state_dict().items()}
+    kept = checkpoint.initialize(target, path)
+    assert kept == [name for name in start if name.startswith(f"{part}.")]
+    assert kept
+    assert all(torch.equal(target.state_dict()[name], start[name]) for name in kept)
+
+
+def test_a_network_without_prompts_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.safetensors"
+    model = small(modality_prompts=False, instance_prompts=False)
+    checkpoint.save(model, path)
+    loaded = checkpoint.load(path)
+    assert loaded.options == model.options
+    assert torch.equal(embed(loaded), embed(model))
+    assert checkpoint.fingerprint(loaded) == checkpoint.fingerprint(model)
 
 
 def test_a_start_of_the_same_network_is_the_network(saved: Path) -> None:
@@ -344,6 +388,37 @@ def import_changed(state: dict[str, Tensor], folder: Path, **arguments: object) 
     return checkpoint.import_official(path, (64, 32), 12, **arguments)  # type: ignore[arg-type]
 
 
+def with_extra_block(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As the published code saves it when it trained with IPIL_SIMPLE off."""
+    extra = {
+        name.replace(theirs, ours): tensor + 0.01
+        for theirs, ours in (("b1.0.", "b3.0."), ("b1.1.", "b3.1."))
+        for name, tensor in state.items()
+        if name.startswith(theirs)
+    }
+    return {**state, **extra, "zero_token": torch.full((1, 1, 48), 0.5)}
+
+
+def test_an_official_file_gives_the_extra_block_of_iael(
+    official_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    state = with_extra_block(official_state)
+    ours = import_changed(state, tmp_path, iael=True, iael_block=True).state_dict()
+    assert torch.equal(ours["instance_row.token"], state["zero_token"])
+    value = state["b3.0.attn.qkv.bias"][2 * 48 :]
+    assert torch.equal(ours["instance_row.block.attn.v.bias"], value)
+    assert torch.equal(ours["instance_row.block.mlp.fc2.weight"], state["b3.0.mlp.fc2.weight"])
+    assert torch.equal(ours["instance_row.norm.weight"], state["b3.1.weight"])
+    for name in ("b3.1.bias", "b3.0.norm1.weight", "zero_token"):
+        with pytest.raises(CheckpointError, match=f"official.pth: '{name}' is missing"):
+            import_changed(
+                {key: one for key, one in state.items() if key != name},
+                tmp_path,
+                iael=True,
+                iael_block=True,
+            )
+
+
 def test_an_official_file_needs_no_key_that_a_test_does_not(
     official_state: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -531,6 +606,28 @@ def test_a_timm_vit_starts_blocks_and_both_parts_of_the_head(tmp_path: Path) -> 
     checkpoint.load_vit_weights(model, tmp_path / "vit.pth", instance_prompts_from_block0=True)
     weight = model.instance_prompts.block.mlp.fc1.weight
     assert torch.equal(weight, state["blocks.0.mlp.fc1.weight"])
+
+
+def test_a_vit_starts_the_extra_block_of_iael_too(tmp_path: Path) -> None:
+    state, model = timm_state(), small(classes=2, iael=True, iael_block=True)
+    torch.save(state, tmp_path / "vit.pth")
+    checkpoint.load_vit_weights(model, tmp_path / "vit.pth")
+    ours = model.state_dict()
+    last = state["blocks.3.attn.qkv.weight"].chunk(3)
+    assert all(
+        torch.equal(ours[f"instance_row.block.attn.{name}.weight"], one)
+        for name, one in zip("qkv", last, strict=True)
+    )
+    assert torch.equal(ours["instance_row.norm.bias"], state["norm.bias"])
+
+
+def test_a_vit_starts_a_network_without_prompts(tmp_path: Path) -> None:
+    state, model = timm_state(), small(modality_prompts=False, instance_prompts=False)
+    torch.save(state, tmp_path / "vit.pth")
+    checkpoint.load_vit_weights(model, tmp_path / "vit.pth")
+    assert torch.equal(model.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
+    with pytest.raises(CheckpointError, match="vit.pth.*from block 0: this model has none"):
+        checkpoint.load_vit_weights(model, tmp_path / "vit.pth", instance_prompts_from_block0=True)
 
 
 @pytest.mark.parametrize("prefix", ["", "vit."])

@@ -96,6 +96,15 @@ def test_options_survive_their_dictionary() -> None:
     assert MIPOptions.from_dict(options.to_dict()) == options
 
 
+def test_options_of_the_first_checkpoints_are_said_as_they_were() -> None:
+    said = MIPOptions.preset("tiny").to_dict()
+    assert not {"modality_prompts", "instance_prompts", "iael_block"} & set(said)
+    assert len(said) == 17
+    changed = MIPOptions.preset("tiny", modality_prompts=False)
+    assert changed.to_dict() == {**said, "modality_prompts": False}
+    assert MIPOptions.from_dict(changed.to_dict()) == changed
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -118,6 +127,12 @@ def test_options_survive_their_dictionary() -> None:
         ({"classes": -1}, "classes must be at least 0"),
         ({"neck": "none"}, "neck must be before or after, got 'none'"),
         ({"iael": True}, "iael needs classes"),
+        ({"iael_block": True}, "iael_block needs iael, got iael=False"),
+        (
+            {"iael": True, "classes": 2, "instance_prompts": False},
+            "iael needs instance prompts, got instance_prompts=False",
+        ),
+        ({"modality_prompts": 0}, "modality_prompts must be true or false, got 0"),
         ({"drop_path": 1.0}, r"drop_path must be in \[0, 1\), got 1.0"),
         ({"prompt_dropout": -0.1}, "prompt_dropout must be in"),
         ({"prompt_scale": 0.0}, "prompt_scale must be a number above 0"),
@@ -177,14 +192,23 @@ def test_stochastic_depth_keeps_the_mean_and_leaves_out_whole_crops() -> None:
     assert torch.equal(block.eval().drop(dropped), dropped)
 
 
+@pytest.mark.parametrize("block", [False, True])
 @pytest.mark.parametrize("queries", ["zero", "learnable"])
-def test_every_parameter_that_matters_learns(queries: str) -> None:
+def test_every_parameter_that_matters_learns(queries: str, block: bool) -> None:
     model = small(
-        instance_queries=queries, classes=3, iael=True, cameras=2, extra_block=True
+        instance_queries=queries,
+        classes=3,
+        iael=True,
+        iael_block=block,
+        cameras=2,
+        extra_block=True,
+        drop_path=0.0,
     ).train()
     with torch.no_grad():
         # Fresh zero queries ask nothing until the first step has moved the norm's bias.
         model.instance_prompts.block.norm1.bias.add_(0.1)
+        if model.instance_row is not None:
+            model.instance_row.block.norm1.bias.add_(0.1)
     images, modality = crops(6)
     output = model(images, modality, modality)
     assert isinstance(output, TrainOutput)
@@ -199,10 +223,39 @@ def test_every_parameter_that_matters_learns(queries: str) -> None:
         if one.requires_grad and (one.grad is None or not one.grad.abs().any())
     }
     # The softmax takes these out: their gradient is 0 in the published network too.
-    assert silent == {
-        f"{part}.attn.k.bias"
-        for part in ("instance_prompts.block", "head.global_block", "head.local_block")
-    }
+    folded = {"instance_prompts.block", "head.global_block", "head.local_block"}
+    folded |= {"instance_row.block"} if block else set()
+    assert silent == {f"{part}.attn.k.bias" for part in folded}
+
+
+@pytest.mark.parametrize("instance", [True, False])
+def test_without_modality_prompts_the_modality_says_nothing(instance: bool) -> None:
+    images, modality = crops(2)
+    alike = small(modality_prompts=False, instance_prompts=instance).eval()
+    with torch.no_grad():
+        assert torch.equal(alike(images, modality), alike(images, 1 - modality))
+        prompted = small(instance_prompts=instance).eval()
+        assert not torch.allclose(prompted(images, modality), prompted(images, 1 - modality))
+    assert not [name for name, _ in alike.named_parameters() if name.startswith("modality")]
+
+
+def test_each_kind_of_prompts_changes_the_embedding() -> None:
+    images, modality = crops(2)
+    whole = small().eval()
+    for kind in ("modality_prompts", "instance_prompts"):
+        part = small(**{kind: False}).eval()
+        weights = {name: one for name, one in whole.state_dict().items() if kind not in name}
+        part.load_state_dict(weights)
+        with torch.no_grad():
+            assert not torch.allclose(part(images, modality), whole(images, modality))
+
+
+def test_a_network_without_instance_prompts_has_none_to_give() -> None:
+    model = small(instance_prompts=False).eval()
+    images, modality = crops(2)
+    with torch.no_grad():
+        _, instances = model.encode(model.embed_patches(images), modality)
+    assert instances == []
 
 
 def test_without_classes_and_cameras_there_are_features_only() -> None:
