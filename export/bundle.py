@@ -20,6 +20,7 @@ from export.to_onnx import GraphSize, export_onnx, measure_graph, share_weights,
 from export.wrapper import ExportedMIP
 from mip_edge import checkpoint
 from mip_edge.artifact import Graph, Manifest, Parity, open_bundle, seal, write_bundle
+from mip_edge.card.model_card import CARD_NAME, card_of
 from mip_edge.data.image import IMAGE_SUFFIXES, read_image
 from mip_edge.errors import OptionError, ParityError
 from mip_edge.model.mip import MIP
@@ -82,7 +83,8 @@ def export_bundle(
     """Export both graphs of a checkpoint into the folder `output`, checked against PyTorch.
 
     `crops` is a folder of images for that check (synthetic people without it), `camera` the policy
-    of `engines.camera.choose_camera`.
+    of `engines.camera.choose_camera`. The model card beside the checkpoint (<name>.md) travels in
+    the bundle as card.md; where there is none, one is made.
     Raises: ParityError if a crop's cosine is below `min_cosine`, OutputError if `output` cannot be
     written; either way nothing stands there that was not there before.
     """
@@ -97,12 +99,14 @@ def export_bundle(
         for modality in Modality
     }
     tests = {modality: collect_crops(crops, modality) for modality in Modality}
+    card = card_of(Path(checkpoint_path), model, record)
     with write_bundle(output, overwrite=overwrite) as draft:
         manifest, graphs = _write_graphs(draft, model, choices, record)
         seal(draft, manifest)
         parity = _measure(draft, model, choices, tests, min_cosine)
         manifest = _with_parity(manifest, parity)
         write_report(draft, manifest, graphs, drawn=crops is None)
+        (draft / CARD_NAME).write_bytes(card)
         sealed = seal(draft, manifest)
     return ExportReport(
         path=Path(output),

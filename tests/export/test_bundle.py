@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mip_edge.artifact import open_bundle
 from mip_edge.cli import cli
 from mip_edge.data.image import write_image
 from mip_edge.embedder import Embedder
-from mip_edge.errors import OptionError, OutputError, ParityError
+from mip_edge.errors import BundleError, OptionError, OutputError, ParityError
 from mip_edge.spec import Modality
 
 
@@ -36,7 +37,8 @@ def test_two_exports_of_one_checkpoint_are_byte_identical(
 
 def test_the_bundle_holds_its_files_and_the_measured_parity(tiny_bundle: Path) -> None:
     manifest = open_bundle(tiny_bundle).manifest
-    assert set(manifest.files) == {"visible.onnx", "infrared.onnx", "weights.bin", "report.md"}
+    graphs = {"visible.onnx", "infrared.onnx", "weights.bin"}
+    assert set(manifest.files) == graphs | {"report.md", "card.md"}
     for graph in manifest.precisions["fp32"].values():
         assert graph.parity is not None
         assert graph.parity.smallest_cosine >= 0.99999
@@ -48,6 +50,29 @@ def test_the_bundle_holds_its_files_and_the_measured_parity(tiny_bundle: Path) -
     report = (tiny_bundle / "report.md").read_text(encoding="utf-8")
     assert "| visible.onnx | fp32 | mean | 16 | 1.000000 | 1.000000 | 100.0% |" in report
     assert manifest.fingerprint in report
+
+
+def test_the_card_travels_in_the_bundle_and_a_changed_one_is_noticed(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    manifest = open_bundle(tiny_bundle).manifest
+    card = (tiny_bundle / "card.md").read_text(encoding="utf-8")
+    assert f"Fingerprint: `{manifest.fingerprint}`" in card
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    (copy / "card.md").write_text(card.replace("unknown", "perfect"), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"card\.md differs from what was exported"):
+        open_bundle(copy)
+
+
+def test_the_card_beside_a_checkpoint_goes_into_the_bundle_as_it_is(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "best.safetensors"
+    shutil.copy(tiny_checkpoint, weights)
+    (tmp_path / "best.md").write_bytes(b"# Our own words\n")
+    export_bundle(weights, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "card.md").read_bytes() == b"# Our own words\n"
 
 
 def test_a_parity_failure_names_graph_and_crop_and_leaves_nothing(
