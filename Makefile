@@ -6,7 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := train,live,openvino,dev
+EXTRAS := train,live,openvino,plots,tensorboard,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -148,7 +148,10 @@ def _write_graphs(
     """Both graphs and their weights into the draft; the manifest that has yet no parity."""
     fingerprint = checkpoint.fingerprint(model)
     height, width = model.options.image_size
-    training = record.get("training") or {}
+    training = dict(record.get("training") or {})
+    if isinstance(training.get("data"), dict):
+        # the names of the people it learned from do not travel to the device
+        training["data"] = {key: one for key, one in training["data"].items() if key != "names"}
     licence = str(training.get("licence", ""))
     specs = {
         modality: EmbedderSpec(modality, height, width, model.options.dimension, fingerprint)

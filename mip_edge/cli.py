@@ -30,10 +30,22 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.demo:demo",
         "Walk one crop all the way on synthetic people, from training to a match across cameras",
     ),
-    "train": Subcommand("mip_edge.commands.train:train", "Train a model on a folder of crops"),
+    "train": Subcommand("mip_edge.commands.train:train", "Train a model on a data set"),
+    "ablate": Subcommand(
+        "mip_edge.commands.ablate:ablate",
+        "Train without each part of MIP, and draw one table of what each gives",
+    ),
     "evaluate": Subcommand(
         "mip_edge.commands.evaluate:evaluate",
         "Measure Rank-k, mAP and mINP of a model in both directions",
+    ),
+    "card": Subcommand(
+        "mip_edge.commands.card:card",
+        "Write the model card of CHECKPOINT: data, figures, uses and limits",
+    ),
+    "look": Subcommand(
+        "mip_edge.commands.look:look",
+        "Draw what a model does with a data set: CMC, similarities, a map, and its prompts",
     ),
     "export": Subcommand(
         "mip_edge.commands.export:export",
@@ -43,6 +55,10 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.benchmark:benchmark",
         "Time engines on BUNDLE, in turn: median and 95th percentile of milliseconds a crop",
     ),
+    "benchmark-train": Subcommand(
+        "mip_edge.commands.benchmark_train:benchmark_train",
+        "Time a whole training step beside the published forward with its dead work, in turn",
+    ),
     "embed": Subcommand("mip_edge.commands.embed:embed", "Embed images into unit-length vectors"),
     "search": Subcommand(
         "mip_edge.commands.search:search", "Search query images in a folder of gallery images"
@@ -50,6 +66,9 @@ COMMANDS: dict[str, Subcommand] = {
     "live": Subcommand(
         "mip_edge.commands.live:live",
         "Recognise people across the cameras of --source with the model of BUNDLE",
+    ),
+    "data": Subcommand(
+        "mip_edge.commands.data:data", "Look through a data set before training on it"
     ),
     "synthetic": Subcommand(
         "mip_edge.commands.synthetic:synthetic", "Draw a data set of synthetic people"

@@ -37,10 +37,12 @@ from mip_edge.live.truth import (
 )
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
+from mip_edge.recipe import TrainOptions
 from mip_edge.run import made_by, start_run
+from mip_edge.start import STARTER
 from mip_edge.synthetic.scene import SceneCamera, SceneOptions, write_scene
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
-from mip_edge.train import STARTER, TrainOptions, train
+from mip_edge.train import train
 
 CROP_SIZE = (40, 20)
 """Pixels of the demo's crops. The shipped checkpoint learned from sharp ones of 128x64: a site of

@@ -6,13 +6,14 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mip_edge import __version__
 from mip_edge.errors import OutputError
+from mip_edge.output import write_beside
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -30,14 +31,30 @@ def start_run(folder: Path, command: str, options: Mapping[str, Any]) -> None:
         "command": command,
         "command_line": sys.argv,
         "options": dict(options),
-        "versions": {"mip-edge": __version__, "python": platform.python_version(), **_versions()},
+        "versions": _all_versions(),
         "git_commit": _git_commit(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
+    _write(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
+
+
+def resume_run(folder: Path, command: str) -> dict[str, Any] | None:
+    """The record of the run of `command` in `folder`, to which this command line is added.
+
+    None if there is nothing in `folder` yet. Raises: OutputError if it holds anything else.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if made_by(folder) != command:
+        raise OutputError(f"{folder} holds no run of mip-edge {command}; nothing to resume there")
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    again = {"command_line": sys.argv, "versions": _all_versions(), "git_commit": _git_commit()}
+    resumed = [*record.get("resumed", []), again]
+    _write(folder / RECORD, json.dumps({**record, "resumed": resumed}, indent=2) + "\n")
+    return record
 
 
 def made_by(folder: Path) -> str | None:
@@ -57,6 +74,20 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
             lines.write(json.dumps(dict(row)) + "\n")
     except OSError as error:
         raise OutputError(f"{folder / METRICS} cannot be written: {error.strerror}") from error
+
+
+def replace_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """These rows in place of the run's metrics."""
+    _write(folder / METRICS, "".join(json.dumps(dict(row)) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    with write_beside(path) as stream:
+        stream.write(text.encode())
+
+
+def _all_versions() -> dict[str, str]:
+    return {"mip-edge": __version__, "python": platform.python_version(), **_versions()}
 
 
 def _versions() -> dict[str, str]:

@@ -1,12 +1,13 @@
-"""Training of MIP on a folder of crops: the published losses, schedule and sampler, in the open."""
+"""Training of MIP: the published losses, schedule and sampler, in the open."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,271 +15,340 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mip_edge.checkpoint import initialize, load_vit_weights, read_metadata
 from mip_edge.data.augment import LIGHT, PUBLISHED, augment
-from mip_edge.data.cache import load_crops
 from mip_edge.data.dataset import Sample
-from mip_edge.data.folder import label_identities, read_folder, split_validation
 from mip_edge.data.sampler import IdentitySampler
-from mip_edge.errors import CheckpointError, OptionError, TrainingError
-from mip_edge.journal import Journal, TrainReport, modality_flags
-from mip_edge.model.losses import Losses, losses
-from mip_edge.model.mip import MIP, TrainOutput
-from mip_edge.model.optimizer import (
-    FIRST_CYCLE,
-    OptimizerOptions,
-    build_optimizer,
-    set_learning_rates,
+from mip_edge.errors import OptionError, TrainingError
+from mip_edge.journal import Journal, TrainReport
+from mip_edge.model.losses import Losses
+from mip_edge.model.mip import MIP
+from mip_edge.model.optimizer import build_optimizer, set_learning_rates
+from mip_edge.objective import Objective, ObjectiveOptions, Teacher
+from mip_edge.output import write_beside
+from mip_edge.processes import Processes, open_processes
+from mip_edge.recipe import SELECT_FROM, TrainOptions, first_difference
+from mip_edge.run import resume_run, start_run
+from mip_edge.start import amp_type, build_model, choose_amp, open_device, open_teacher
+from mip_edge.state import Learner, load_state, save_state
+from mip_edge.training_set import (
+    TrainingSet,
+    load_training_crops,
+    modality_flags,
+    read_training_set,
 )
-from mip_edge.model.options import MIPOptions
-from mip_edge.run import start_run
 
 logger = logging.getLogger(__name__)
 
-STARTER = Path(__file__).parent / "assets" / "mip_tiny_synthetic.safetensors"
-"""The checkpoint that comes with the package; `--init synthetic` means it."""
-_CHOICES = {
-    "amp": ("auto", "on", "off"),
-    "lr_per": ("epoch", "step"),
-    "lr_groups": ("published", "equal"),
-    "schedule": ("published", "cosine"),
-    "augmentation": ("published", "light"),
-}
+NOT_FINITE = "not_finite.json"
+"""Where the batch stands whose loss was not a number."""
+_LOSSES = tuple(field.name for field in fields(Losses))
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How a MIP is trained; the defaults are the published recipe where it says anything."""
+def train(data: Path, options: TrainOptions, folder: Path, *, resume: bool = False) -> TrainReport:
+    """Train on the training part of `data`; leave checkpoints, metrics and curves in `folder`.
 
-    model: str = "base"
-    """Preset of the network: tiny, small or base."""
-    init: str | None = None
-    """A mip-edge checkpoint, a timm or Hugging Face ViT, or "synthetic" for the shipped one."""
-    image_size: tuple[int, int] | None = None
-    """Height and width of a prepared crop; None takes that of `init`, else 256 x 128."""
-    stride: int | None = None
-    """Pixels from patch to patch; None takes that of `init`, else 12."""
-    instance_queries: str | None = None
-    """"zero" or "learnable"; None takes that of `init`, else "learnable"."""
-    epochs: int = 80
-    """Passes over the training identities."""
-    batch: int = 64
-    """Crops of a batch: half of them visible, half infrared."""
-    images: int = 4
-    """Crops of one identity in one modality in a batch (K)."""
-    optimizer: str = "sgd"
-    """"sgd" as published, or "adamw"."""
-    lr: float = 0.01
-    """Learning rate; the parameter groups have multiples of it."""
-    lr_per: str = "epoch"
-    """Move the learning rate once an "epoch" as published, or every "step"."""
-    schedule: str = "published"
-    """"published": cosine cycles, each a tenth of the one before; "cosine": the first one alone."""
-    augmentation: str = "published"
-    """"published", or "light" (flip, shift, jitter) to fine-tune on few crops."""
-    lr_groups: str = "published"
-    """"published" multiples of the learning rate for prompts, generator and biases, or "equal"."""
-    msel_start: int = 10
-    """First epoch with the modality-shared enhancement loss."""
-    iael: bool = True
-    """Train with the instance-aware enhancement loss."""
-    validation_share: float = 0.1
-    """Share of the training identities that select the checkpoint and are not learned from."""
-    evaluate_every: int = 1
-    """Epochs from one validation to the next; the last epoch always has one."""
-    amp: str = "auto"
-    """Mixed precision: "on", "off", or "auto": on CUDA on, on a CPU whichever is faster."""
-    seed: int = 1234
-    """Of the start, the sampler and the augmentation."""
-    device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1."""
-    threads: int | None = None
-    """Threads of a CPU; None takes all cores."""
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "images", "evaluate_every", "msel_start"):
-            if getattr(self, name) < 1:
-                flag = "--" + name.replace("_", "-")
-                raise OptionError(f"{flag} must be at least 1, got {getattr(self, name)}")
-        if self.batch % (2 * self.images):
-            raise OptionError(
-                f"--batch must be a multiple of {2 * self.images} (both modalities x --images "
-                f"{self.images}), got {self.batch}"
-            )
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                flag, listed = "--" + name.replace("_", "-"), " or ".join(choices)
-                raise OptionError(f"{flag} must be {listed}, got {getattr(self, name)!r}")
-        self.optimizer_options()
-
-    def optimizer_options(self) -> OptimizerOptions:
-        """Of all groups. Raises: OptionError for a learning rate or kind that cannot be."""
-        published = OptimizerOptions(kind=self.optimizer, lr=self.lr)
-        if self.lr_groups == "published":
-            return published
-        return replace(
-            published, bias_multiplier=1.0, modality_multiplier=1.0, instance_multiplier=1.0
-        )
-
-    def reached(self, epoch: int, step: int, steps: int) -> float:
-        """Where in the schedule step `step` of `steps` of an epoch (from 1) stands."""
-        now = epoch if self.lr_per == "epoch" else epoch - 1 + (step + 1) / steps
-        return now if self.schedule == "published" else now * FIRST_CYCLE
-
-    @property
-    def identities(self) -> int:
-        """Identities of a batch (P)."""
-        return self.batch // (2 * self.images)
-
-
-def train(data: Path, options: TrainOptions, folder: Path) -> TrainReport:
-    """Train on `data`/train; leave best and last .safetensors, metrics.jsonl and curves.png.
-
-    The best epoch is the one with the greatest (Rank-1 + mAP) / 2 on validation identities, which
-    are taken from the training identities; query and gallery are not read. A start from `init` is
-    validated too, as epoch 0, so that a training that harms it is seen.
+    best.safetensors holds the epoch with the greatest (Rank-1 + mAP) / 2 of those who select:
+    validation identities, taken from the training identities, unless `options.select` says
+    otherwise. A start from `init` is validated too, as epoch 0, so that a training that harms it
+    is seen. With `resume` a run that was killed goes on from its last state.pt, and ends with the
+    weights it would have had; on a CPU bit for bit. Under torchrun each process takes its share of
+    a batch's identities, and the first one writes.
     Raises: DatasetError, CheckpointError, OptionError; TrainingError when the loss is not finite.
     """
-    device = _open_device(options)
+    options = options.resolved()
+    device = open_device(options)
+    with open_processes(device) as processes:
+        if not processes.first:
+            logging.getLogger("mip_edge").setLevel(logging.ERROR)
+        return _train(data, options, folder, device, processes, resume=resume)
+
+
+def _train(
+    data: Path,
+    options: TrainOptions,
+    folder: Path,
+    device: torch.device,
+    processes: Processes,
+    *,
+    resume: bool,
+) -> TrainReport:
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    samples = read_folder(data, parts=("train",)).train
-    split = split_validation(samples, options.validation_share, rng)
-    labels, names = label_identities(split.train)
-    model = build_model(options, classes=len(names)).to(device)
+    samples = read_training_set(data, options, rng)
     sampler = IdentitySampler(
-        split.train, identities=options.identities, images=options.images, rng=rng
+        samples.train, identities=options.identities, images=options.images, rng=rng
     )
+    shares = processes.own_rows(options.identities, options.images)
+    if options.accumulate > len(shares[0]):
+        raise OptionError(
+            f"--accumulate {options.accumulate} is more than the {len(shares[0])} crops of a batch"
+        )
+    model, weights = build_model(options, names=samples.names, cameras=len(samples.cameras))
+    teacher = open_teacher(options, samples)
+    model = model.to(device)
+    options, state = _begin(folder, data, options, samples, model, processes, resume=resume)
+    amp = options.amp == "on"
+    objective = Objective(
+        model,
+        ObjectiveOptions(
+            accumulate=options.accumulate,
+            label_smoothing=options.label_smoothing,
+            relation_weight=options.relation_weight,
+            logits_weight=options.logits_weight,
+            amp=amp_type(device) if amp else None,
+            gather=processes.size > 1,
+        ),
+        teacher,
+    ).to(device)
+    parallel = _parallel(objective, device, processes)
+    torch.manual_seed(options.seed + processes.rank)
+    learner = Learner(
+        model,
+        build_optimizer(model, options.optimizer_options()),
+        torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda"),
+        _average(model, options),
+        torch.Generator(device).manual_seed(options.seed + processes.rank),
+    )
+    optimizer, scaler = learner.optimizer, learner.scaler
+
+    # a teacher of larger crops looks at them before they are made smaller for its pupil
     size = model.options.image_size
-    crops, held_out = torch.from_numpy(load_crops(split.train, size)), load_crops(split.query, size)
-    targets, modality = torch.from_numpy(labels), modality_flags(split.train)
-    start_run(folder, "train", {**asdict(options), "data": str(data)})
-    journal = Journal(folder, asdict(options), data, split, held_out)
-    optimizer = build_optimizer(model, options.optimizer_options())
+    sizes = [size] if teacher is None else [size, teacher.model.options.image_size]
+    crops = load_training_crops(samples, options, max(sizes, key=math.prod))
+    targets, modality = torch.from_numpy(samples.labels), modality_flags(samples.train)
+    cameras = samples.camera_rows(samples.train)
     augmentation = PUBLISHED if options.augmentation == "published" else LIGHT
-    amp = choose_amp(model, options)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
-    generator = torch.Generator().manual_seed(options.seed)
-    logger.info(
-        "training on %d crops of %d identities, validating on %d crops, mixed precision %s",
-        *(len(crops), len(names), len(held_out), "on" if amp else "off"),
-    )
-    if options.init is not None:
-        journal.validate(model, 0, {})
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        for epoch in range(1, options.epochs + 1):
-            model.train()
+    augmentation = replace(augmentation, channels=options.channels)
+    record = _record(data, options, samples, weights=weights, teacher=teacher)
+    journal = Journal(folder, options, samples, record, size) if processes.first else None
+    _tell(options, samples, processes, teacher)
+
+    first, done, sums = 1, 0, dict.fromkeys(_LOSSES, 0.0)
+    if state is not None:
+        first, done, sums = state["epoch"], state["step"], dict(state["sums"])
+        learner.restore(state, state["random"][processes.rank])
+        rng.bit_generator.state = state["sampler"]
+        if journal is not None:
+            journal.restore(state["journal"])
+        logger.info("resuming in epoch %d after %d of its steps", first, done)
+    elif options.init is not None and journal is not None:
+        journal.close_epoch(learner.kept, 0, {}, validate=True)
+
+    def keep_state(epoch: int, step: int, sampler_state: Any) -> None:
+        """Everything that a killed run needs to go on behind `step` of `epoch`."""
+        random = processes.collect(learner.random())
+        if journal is not None:
+            place = {"epoch": epoch, "step": step, "sums": sums, "sampler": sampler_state}
+            told = {"digest": samples.digest(), "random": random, "journal": journal.state()}
+            save_state(folder, {**learner.state(), **place, **told})
+        processes.wait()
+
+    quiet = not (processes.first and sys.stderr.isatty())
+    with Progress(console=Console(stderr=True), disable=quiet) as progress:
+        for epoch in range(first, options.epochs + 1):
+            objective.train()
+            epoch_began = rng.bit_generator.state
             batches = sampler.epoch()
-            sums: dict[str, float] = dict.fromkeys(Losses.__dataclass_fields__, 0.0)
+            steps = len(batches)
             title = f"epoch {epoch}/{options.epochs}"
-            for step, indices in enumerate(progress.track(batches, description=title)):
+            for step in progress.track(range(done, steps), description=title):
                 set_learning_rates(
-                    optimizer, options.reached(epoch, step, len(batches)), epochs=options.epochs
+                    optimizer, options.reached(epoch, step, steps), epochs=options.epochs
                 )
-                chosen = torch.from_numpy(indices)
-                images = augment(crops[chosen], generator, augmentation).to(device)
-                flags, labels_here = modality[chosen].to(device), targets[chosen].to(device)
-                with torch.autocast(device.type, dtype=_amp_type(device), enabled=amp):
-                    output = model(images, flags)
-                parts = losses(
-                    _in_float32(output), labels_here, flags, msel=epoch >= options.msel_start
+                ours = batches[step][shares[processes.rank]]
+                everyone = batches[step][np.concatenate(shares)]
+                flags = modality[ours].to(device)
+                images = augment(
+                    torch.from_numpy(crops[ours]).to(device),
+                    learner.generator,
+                    augmentation,
+                    visible=flags == 1,
                 )
+                values = parallel(
+                    images,
+                    flags,
+                    None if cameras is None else cameras[ours].to(device),
+                    targets[everyone].to(device),
+                    modality[everyone].to(device),
+                    epoch >= options.msel_start,
+                )
+                parts = Losses(*values)
                 if not bool(torch.isfinite(parts.total)):
-                    raise _not_finite(parts, epoch, step, [split.train[row] for row in indices])
+                    batch = [samples.train[row] for row in batches[step]]
+                    raise _not_finite(parts, epoch, step, batch, folder, processes)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(parts.total).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
+                if learner.average is not None:
+                    learner.average.update_parameters(model)
                 for name in sums:
-                    sums[name] += getattr(parts, name).item() / len(batches)
-            if epoch % options.evaluate_every == 0 or epoch == options.epochs:
-                figures = {f"loss_{name}": value for name, value in sums.items()}
-                journal.validate(model, epoch, {"lr": optimizer.param_groups[0]["lr"], **figures})
-    return journal.report()
+                    sums[name] += getattr(parts, name).item() / steps
+                done = step + 1
+                if options.save_every and done % options.save_every == 0 and done < steps:
+                    keep_state(epoch, done, epoch_began)
+            if journal is not None:
+                journal.close_epoch(
+                    learner.kept,
+                    epoch,
+                    {
+                        "lr": optimizer.param_groups[0]["lr"],
+                        **{f"loss_{name}": value for name, value in sums.items()},
+                    },
+                    validate=_validates(options, epoch),
+                )
+            done, sums = 0, dict.fromkeys(_LOSSES, 0.0)
+            keep_state(epoch + 1, 0, rng.bit_generator.state)
+    return processes.share(journal.report() if journal is not None else None)  # type: ignore[return-value]
 
 
-def build_model(options: TrainOptions, *, classes: int) -> MIP:
-    """The network that `options` name, started from `options.init` if there is one."""
-    if options.init is None:
-        return MIP(_model_options(options, classes, {}))
-    path = STARTER if options.init == "synthetic" else Path(options.init)
-    if not path.is_file():
-        raise CheckpointError(f"--init {options.init}: there is no such file")
-    try:
-        known = read_metadata(path)["options"]
-    except CheckpointError:
-        # Not ours: the weights of a plain ViT, or a file that load_vit_weights will name.
-        model = MIP(_model_options(options, classes, {}))
-        load_vit_weights(model, path)
-        return model
-    model = MIP(_model_options(options, classes, known))
-    initialize(model, path)
-    return model
+def _begin(
+    folder: Path,
+    data: Path,
+    options: TrainOptions,
+    samples: TrainingSet,
+    model: MIP,
+    processes: Processes,
+    *,
+    resume: bool,
+) -> tuple[TrainOptions, dict[str, Any] | None]:
+    """Open the run's folder: the options with nothing left open, and the state to go on from."""
+    record = None
+    if resume and processes.first:
+        record = resume_run(folder, "train")
+    record = processes.share(record)
+    if record is None:
+        if resume:
+            logger.info("there is no run in %s to resume: starting one", folder)
+        decided = "on" if processes.share(choose_amp(model, options)) else "off"
+        options = replace(options, amp=decided)
+        if processes.first:
+            start_run(folder, "train", {**asdict(options), "data": str(data)})
+        return options, None
+    before = record["options"]
+    if options.amp == "auto":
+        options = replace(options, amp=before.get("amp", "off"))
+    changed = first_difference(before, options)
+    if changed is not None:
+        raise OptionError(f"{folder} cannot be resumed: {changed}; give the same options")
+    processes.wait()
+    state = load_state(folder)
+    if state is not None and state["digest"] != samples.digest():
+        raise OptionError(f"{folder} cannot be resumed: the training images of {data} have changed")
+    if state is not None and len(state["random"]) != processes.size:
+        raise OptionError(
+            f"{folder} cannot be resumed by {processes.size} processes: the run had "
+            f"{len(state['random'])}"
+        )
+    return options, state
 
 
-def _model_options(options: TrainOptions, classes: int, known: dict[str, Any]) -> MIPOptions:
-    size = options.image_size or tuple(known.get("image_size", (256, 128)))
-    return MIPOptions.preset(
-        options.model,
-        image_size=size,
-        stride=options.stride or known.get("stride", 12),
-        prompt_length=known.get("prompt_length", 16),
-        instance_queries=options.instance_queries or known.get("instance_queries", "learnable"),
-        classes=classes,
-        iael=options.iael,
+def _parallel(objective: Objective, device: torch.device, processes: Processes) -> nn.Module:
+    if processes.size == 1:
+        return objective
+    return DistributedDataParallel(
+        objective,
+        device_ids=[device] if device.type == "cuda" else None,
+        # the key biases of folded attentions have no gradient
+        find_unused_parameters=True,
     )
 
 
-def choose_amp(model: MIP, options: TrainOptions) -> bool:
-    """Whether to train in mixed precision; on a CPU with "auto" one timed step of each decides."""
-    device = next(model.parameters()).device
-    if options.amp != "auto":
-        return options.amp == "on"
-    if device.type != "cpu":
+def _average(model: MIP, options: TrainOptions) -> AveragedModel | None:
+    if not options.ema:
+        return None
+    average = get_ema_multi_avg_fn(options.ema)  # type: ignore[no-untyped-call]
+    # buffers are copied: the necks' statistics are averages already
+    return AveragedModel(model, multi_avg_fn=average)
+
+
+def _validates(options: TrainOptions, epoch: int) -> bool:
+    if epoch == options.epochs:
         return True
-    images = torch.zeros(16, 3, *model.options.image_size)
-    flags = torch.arange(16) % 2
-    seconds = {}
-    with torch.random.fork_rng(devices=[]):
-        for amp in (False, True, False, True):
-            begun = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
-                output = model.train()(images, flags)
-            torch.stack([one.float().sum() for one in output.features]).sum().backward()  # type: ignore[no-untyped-call]
-            seconds[amp] = time.perf_counter() - begun
-    model.zero_grad(set_to_none=True)
-    return seconds[True] < seconds[False]
+    if options.select == "test" and epoch < SELECT_FROM:
+        return False
+    return epoch % options.evaluate_every == 0
 
 
-def _open_device(options: TrainOptions) -> torch.device:
-    try:
-        device = torch.device(options.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"--device {options.device} cannot be used ({reason})") from error
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return device
+def _record(
+    data: Path,
+    options: TrainOptions,
+    samples: TrainingSet,
+    *,
+    weights: dict[str, Any] | None,
+    teacher: Teacher | None,
+) -> dict[str, Any]:
+    """What a checkpoint says of its training, beside options and figures."""
+    record: dict[str, Any] = {
+        "data": {
+            "dataset": options.dataset,
+            "folder": data.resolve().name,
+            "split": options.split if options.dataset == "regdb" else None,
+            "crops": len(samples.train),
+            "identities": len(samples.names),
+            "names": samples.names,
+        },
+        "recipe": options.recipe,
+        "selected_by": options.select,
+    }
+    if options.licence is not None:
+        record["licence"] = options.licence
+    if weights is not None:
+        record["init_weights"] = weights
+    if teacher is not None:
+        name = Path(str(options.teacher)).name
+        record["teacher"] = {"file": name, "compares_scores": teacher.compares}
+    return record
 
 
-def _amp_type(device: torch.device) -> torch.dtype:
-    return torch.float16 if device.type == "cuda" else torch.bfloat16
-
-
-def _in_float32(output: TrainOutput) -> TrainOutput:
-    return TrainOutput(
-        [scores.float() for scores in output.scores],
-        [features.float() for features in output.features],
-        [scores.float() for scores in output.instance_scores],
+def _tell(
+    options: TrainOptions, samples: TrainingSet, processes: Processes, teacher: Teacher | None
+) -> None:
+    selecting = {
+        "validation": f"validating on {len(samples.query)} crops",
+        "test": f"selecting on {len(samples.query)} crops of the TEST part, as published: "
+        "its figures are optimistic",
+        "last": "keeping the last epoch",
+    }
+    among = f" in {processes.size} processes" if processes.size > 1 else ""
+    logger.info(
+        "training on %d crops of %d identities%s, %s, mixed precision %s",
+        *(len(samples.train), len(samples.names), among),
+        *(selecting[str(options.select)], options.amp),
     )
+    if teacher is not None and not teacher.compares:
+        logger.warning(
+            "--teacher %s does not know these identities: its similarities are learned, "
+            "its scores are not",
+            options.teacher,
+        )
 
 
-def _not_finite(parts: Losses, epoch: int, step: int, samples: Sequence[Sample]) -> TrainingError:
-    """Which batch it was, and what may help."""
-    shown = ", ".join(str(sample.path) for sample in samples[:4])
+def _not_finite(
+    parts: Losses,
+    epoch: int,
+    step: int,
+    batch: Sequence[Sample],
+    folder: Path,
+    processes: Processes,
+) -> TrainingError:
+    """Write down which batch it was, and say what may help."""
+    path = folder / NOT_FINITE
+    content = {
+        "epoch": epoch,
+        "step": step + 1,
+        "losses": {name: str(getattr(parts, name).item()) for name in _LOSSES},
+        "batch": [str(sample.path) for sample in batch],
+    }
+    if processes.first:
+        with write_beside(path) as stream:
+            stream.write((json.dumps(content, indent=2) + "\n").encode())
     return TrainingError(
-        f"the loss is {parts.total.item()} in epoch {epoch}, step {step + 1} (batch of {shown}, "
-        "...); take a smaller --lr, or --amp off"
+        f"the loss is {parts.total.item()} in epoch {epoch}, step {step + 1}; the images of the "
+        f"batch (the first: {batch[0].path}) stand in {path}. Start again with a smaller --lr or "
+        "--amp off"
     )

@@ -23,6 +23,7 @@ EDGE_MODULES = (
     "mip_edge.metrics",
     "mip_edge.gallery",
     "mip_edge.artifact",
+    "mip_edge.output",
     "mip_edge.doctor",
     "engines",
     "engines.base",

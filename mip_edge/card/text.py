@@ -9,7 +9,7 @@ from typing import Any
 
 from mip_edge.card.evidence import Evidence
 from mip_edge.card.subject import SYNTHETIC, Subject, table
-from mip_edge.hub import PINNED, PREFIX
+from mip_edge.hub import PREFIX
 
 UNKNOWN = "unknown"
 _MACHINE_ONLY = frozenset({"device", "threads", "workers", "cache", "save_every", "tensorboard"})
@@ -116,10 +116,10 @@ def _shown(subject: Subject) -> str:
 
 
 def _start(subject: Subject) -> str:
-    commit = subject.training.get("init_commit")
-    if isinstance(commit, str):
-        pin = PINNED.get(commit.partition("@")[0])
-        return f"the weights {commit} (licence: {UNKNOWN if pin is None else pin.licence})"
+    weights = subject.training.get("init_weights")
+    if isinstance(weights, Mapping):
+        name = f"{weights.get('repository', UNKNOWN)}@{weights.get('commit', UNKNOWN)}"
+        return f"the weights {name} (licence: {weights.get('licence') or UNKNOWN})"
     options = subject.training.get("options")
     if not isinstance(options, Mapping):
         return "random weights" if "pretrain" in subject.training else UNKNOWN

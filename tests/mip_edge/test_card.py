@@ -226,7 +226,11 @@ def test_a_public_data_set_and_its_start_are_named_with_their_terms() -> None:
     repository = "google/vit-base-patch16-224"
     training = {
         "data": {"dataset": "regdb", "folder": "RegDB", "split": 3, "identities": 206},
-        "init_commit": f"{repository}@{PINNED[repository].commit}",
+        "init_weights": {
+            "repository": repository,
+            "commit": PINNED[repository].commit,
+            "licence": PINNED[repository].licence,
+        },
     }
     card = format_card(subject_of(training))
     told = section(card, "Data and licence")

@@ -24,8 +24,8 @@ def test_the_demo_goes_from_drawing_to_matches_and_reports_them(tmp_path: Path) 
     assert set(report["figures"]) == {"untrained", "shipped", "fine-tuned", "bundle"}
     assert f"{report['crossings_right']} of {len(report['crossings'])} crossings" in result.output
     for name in ("fine-tuned", "bundle"):
-        directions = report["figures"][name]["directions"]
-        assert all(0 <= direction["rank1"] <= 1 for direction in directions)
+        results = report["figures"][name]["results"]
+        assert all(0 <= result["mean"]["rank1"] <= 1 for result in results)
 
     again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from mip_edge.errors import (
 )
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
+from mip_edge.recipe import TrainOptions
+from mip_edge.start import STARTER, build_model, choose_amp
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
-from mip_edge.train import TrainOptions, build_model, choose_amp, train
+from mip_edge.train import train
+from tests.mip_edge.trees import write_llcm, write_regdb, write_sysu
 
 # 32 x 32 pixels are four patches, the least that the head takes.
 QUICK = TrainOptions(
@@ -66,6 +70,8 @@ def test_a_run_leaves_its_record_metrics_checkpoints_and_curves(run: Path) -> No
         "best.safetensors",
         "last.safetensors",
         "curves.png",
+        "state.pt",
+        "prompts.json",
     }
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
@@ -100,7 +106,7 @@ def test_training_starts_where_init_says_and_takes_its_sizes(tmp_path: Path) -> 
     start = MIP(MIPOptions.preset("tiny", image_size=(48, 32), stride=16))
     save(start, tmp_path / "start.safetensors")
     options = TrainOptions(model="tiny", init=str(tmp_path / "start.safetensors"))
-    model = build_model(options, classes=5)
+    model, _ = build_model(options.resolved(), names=list("abcde"))
     assert model.options.image_size == (48, 32)
     assert model.options.stride == 16
     assert model.options.instance_queries == "zero"
@@ -108,13 +114,11 @@ def test_training_starts_where_init_says_and_takes_its_sizes(tmp_path: Path) -> 
 
 
 def test_the_shipped_checkpoint_is_tiny_float16_and_within_12_mb() -> None:
-    from mip_edge.train import STARTER
-
     assert STARTER.stat().st_size <= 12_000_000
     record = read_metadata(STARTER)
     assert record["options"]["width"] == 192
     assert "synthetic" in record["training"]["data"]
-    build_model(TrainOptions(model="tiny", init="synthetic"), classes=3)
+    build_model(TrainOptions(model="tiny", init="synthetic").resolved(), names=list("abc"))
 
 
 def test_another_preset_than_that_of_init_is_an_error(tmp_path: Path) -> None:
@@ -122,12 +126,12 @@ def test_another_preset_than_that_of_init_is_an_error(tmp_path: Path) -> None:
     save(start, tmp_path / "start.safetensors")
     options = TrainOptions(model="small", init=str(tmp_path / "start.safetensors"))
     with pytest.raises(CheckpointError, match="heads|shape"):
-        build_model(options, classes=5)
+        build_model(options.resolved(), names=list("abcde"))
 
 
 def test_init_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth"):
-        build_model(TrainOptions(init="nowhere.pth"), classes=5)
+        build_model(TrainOptions(init="nowhere.pth").resolved(), names=list("abcde"))
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:
@@ -151,6 +155,10 @@ def test_a_loss_that_is_not_finite_stops_and_names_images(data: Path, tmp_path: 
     )
     with pytest.raises(TrainingError, match=r"in epoch \d.*\.png.*--lr"):
         train(data, wild, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "not_finite.json").read_text())
+    assert len(content["batch"]) == 8
+    assert all(Path(path).is_file() for path in content["batch"])
+    assert content["losses"]["identity"] in ("nan", "inf")
 
 
 def test_data_without_infrared_is_an_error(data: Path, tmp_path: Path) -> None:
@@ -192,3 +200,101 @@ def test_the_command_prints_its_report_as_json(data: Path, tmp_path: Path) -> No
     assert report["epoch"] == 1
     assert np.isfinite(report["mAP"])
     assert Path(report["best"]).is_file()
+
+
+def test_a_run_writes_its_figures_for_tensorboard_too(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(data, replace(QUICK, epochs=1, tensorboard=True), tmp_path / "run")
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"rank1" in events.read_bytes()
+    assert b"loss_identity" in events.read_bytes()
+
+
+def test_selection_on_the_test_part_reads_it_and_says_that_it_is_optimistic(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    write_dataset(folder, DatasetOptions(4, 2, crops=2, test_crops=1, image_size=(32, 32)))
+    with caplog.at_level("INFO"):
+        report = train(folder, replace(QUICK, recipe="official", batch=8), tmp_path / "run")
+    assert "TEST part, as published: its figures are optimistic" in caplog.text
+    assert report.selected_by == "test"
+    # all four people are learned from, and epoch 1 is before the first that is looked at
+    record = read_metadata(report.best)["training"]
+    assert record["data"]["identities"] == 4
+    assert record["data"]["names"] == ["00000", "00001", "00002", "00003"]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert ["rank1" in row for row in rows] == [False, True]
+
+
+def test_without_selection_all_people_are_learned_from_and_the_last_epoch_is_kept(
+    data: Path, tmp_path: Path
+) -> None:
+    report = train(data, replace(QUICK, select="last"), tmp_path / "run")
+    assert (report.epoch, report.rank1, report.min_similarity) == (2, None, None)
+    assert read_metadata(report.best)["training"]["data"]["identities"] == 8
+    assert fingerprint(load(report.best)) == fingerprint(load(report.last))
+
+
+def test_sysu_is_trained_with_its_cameras_and_scored_as_published(tmp_path: Path) -> None:
+    write_sysu(tmp_path / "sysu", train=4, test=2, images=2)
+    options = replace(QUICK, dataset="sysu", recipe="official", batch=8, epochs=1)
+    report = train(tmp_path / "sysu", options, tmp_path / "run")
+    model, record = load(report.best), read_metadata(report.best)
+    assert model.options.cameras == 6
+    assert [camera["name"] for camera in record["cameras"]] == [f"cam{n}" for n in range(1, 7)]
+    assert record["training"]["data"]["dataset"] == "sysu"
+
+
+def test_regdb_trains_one_split_and_says_which(tmp_path: Path) -> None:
+    write_regdb(tmp_path / "regdb", train=6, test=2, images=2)
+    options = replace(QUICK, dataset="regdb", split=2, epochs=1, lr=None)
+    report = train(tmp_path / "regdb", options, tmp_path / "run")
+    record = read_metadata(report.best)
+    assert record["training"]["data"]["split"] == 2
+    assert record["training"]["options"]["lr"] == 0.008
+    assert [camera["name"] for camera in record["cameras"]] == ["thermal", "visible"]
+
+
+def test_llcm_trains(tmp_path: Path) -> None:
+    write_llcm(tmp_path / "llcm", train=6, test=2, images=2)
+    report = train(tmp_path / "llcm", replace(QUICK, dataset="llcm", epochs=1), tmp_path / "run")
+    assert load(report.best).options.cameras == 17
+
+
+def test_classifiers_of_init_are_taken_for_the_same_people_alone(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    names = read_metadata(run / "best.safetensors")["training"]["data"]["names"]
+    options = replace(QUICK, init=str(run / "best.safetensors")).resolved()
+    theirs = load(run / "best.safetensors").classifiers[0].weight
+    same, _ = build_model(options, names=names)
+    others, _ = build_model(options, names=[f"x{name}" for name in names])
+    assert torch.equal(same.classifiers[0].weight, theirs)
+    assert not torch.equal(others.classifiers[0].weight, theirs)
+    assert torch.equal(others.blocks[0].attn.q.weight, same.blocks[0].attn.q.weight)
+
+
+def test_a_teacher_is_learned_from_and_named_in_the_record(
+    data: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taught = replace(QUICK, teacher=str(run / "best.safetensors"), epochs=1)
+    report = train(data, taught, tmp_path / "same")
+    assert read_metadata(report.best)["training"]["teacher"] == {
+        "file": "best.safetensors",
+        "compares_scores": True,
+    }
+    row = json.loads((tmp_path / "same" / "metrics.jsonl").read_text())
+    assert row["loss_relation"] > 0
+    assert row["loss_logits"] > 0
+    # another seed keeps other people aside: the teacher does not know all of these
+    report = train(data, replace(taught, seed=3), tmp_path / "other")
+    assert read_metadata(report.best)["training"]["teacher"]["compares_scores"] is False
+    assert "its scores are not" in caplog.text
+
+
+def test_fewer_images_than_a_batch_shows_of_a_person_are_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(data, replace(QUICK, images=4, epochs=1), tmp_path / "run")
+    assert "6 identities have fewer than --images 4 infrared images" in caplog.text
