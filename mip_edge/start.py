@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from mip_edge.model.options import MIPOptions
 from mip_edge.objective import Teacher
 from mip_edge.recipe import RECIPES, TrainOptions
 from mip_edge.training_set import TrainingSet
+
+logger = logging.getLogger(__name__)
 
 STARTER = Path(__file__).parent / "assets" / "mip_tiny_synthetic.safetensors"
 """The checkpoint that comes with the package; `--init synthetic` means it."""
@@ -53,6 +56,8 @@ def build_model(
         return model, weights
     model = MIP(_model_options(options, classes, cameras, record["options"]))
     known = _identities(record)
+    if known is not None and known != names:
+        logger.info("--init %s knows other people: its classifiers start anew", options.init)
     initialize(model, path, classifiers=known == names, prompts=options.init_prompts)
     return model, weights
 

@@ -18,6 +18,7 @@ from mip_edge.data.cache import Resize, load_crops
 from mip_edge.data.dataset import Camera, Dataset, Sample
 from mip_edge.data.folder import label_identities, split_validation
 from mip_edge.data.readers import read_dataset
+from mip_edge.errors import OptionError
 from mip_edge.recipe import TrainOptions
 from mip_edge.spec import Modality
 
@@ -74,7 +75,12 @@ def read_training_set(data: Path, options: TrainOptions, rng: np.random.Generato
     elif options.select == "last":
         chosen = Dataset(train=dataset.train)
     labels, names = label_identities(chosen.train)
-    _tell_of_few(chosen.train, options.images)
+    if len(names) < options.identities:
+        raise OptionError(
+            f"{data}: {len(names)} identities to learn from, but --batch {options.batch} "
+            f"shows {options.identities} at once; take a smaller --batch or add identities"
+        )
+    _tell_of_few(data, chosen.train, options.images)
     cameras = dataset.cameras if options.camera_embedding else ()
     return TrainingSet(chosen.train, chosen.query, chosen.gallery, labels, names, cameras)
 
@@ -94,7 +100,7 @@ def modality_flags(samples: Sequence[Sample]) -> Tensor:
     return torch.tensor([int(sample.modality is Modality.VISIBLE) for sample in samples])
 
 
-def _tell_of_few(samples: Sequence[Sample], images: int) -> None:
+def _tell_of_few(data: Path, samples: Sequence[Sample], images: int) -> None:
     counts = Counter((one.identity, one.modality) for one in samples)
     for modality in Modality:
         few = sorted(
@@ -103,6 +109,7 @@ def _tell_of_few(samples: Sequence[Sample], images: int) -> None:
         if few:
             more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
             logger.warning(
-                "%d identities have fewer than --images %d %s images (%s%s): some are drawn twice",
-                *(len(few), images, modality.value, ", ".join(few[:_NAMED]), more),
+                "%s: %d identities have fewer than --images %d %s images (%s%s): some are drawn "
+                "twice",
+                *(data, len(few), images, modality.value, ", ".join(few[:_NAMED]), more),
             )

@@ -298,3 +298,11 @@ def test_fewer_images_than_a_batch_shows_of_a_person_are_told(
 ) -> None:
     train(data, replace(QUICK, images=4, epochs=1), tmp_path / "run")
     assert "6 identities have fewer than --images 4 infrared images" in caplog.text
+
+
+def test_fewer_identities_than_a_batch_shows_is_told_with_the_path(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=r"data: 6 identities .* --batch 64 shows 16 at once"):
+        train(data, replace(QUICK, batch=64), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
