@@ -19,7 +19,6 @@ from torch import Tensor
 from mip_edge.checkpoint import save
 from mip_edge.curves import draw_curves
 from mip_edge.data.augment import normalize
-from mip_edge.data.cache import load_crops
 from mip_edge.data.dataset import Sample
 from mip_edge.evaluate.protocol import OFFICIAL, Protocol, choose_protocols
 from mip_edge.evaluate.scoring import Distances
@@ -67,9 +66,10 @@ class Journal:
         options: TrainOptions,
         samples: TrainingSet,
         record: Mapping[str, Any],
-        size: tuple[int, int],
+        held_out: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     ) -> None:
-        """`record` says what the training learns from, and goes into every checkpoint."""
+        """`record` says what the training learns from, and goes into every checkpoint; `held_out`
+        are the crops of `samples.query` and `samples.gallery`."""
         self._folder = folder
         self._options = options
         self._samples = samples
@@ -79,9 +79,7 @@ class Journal:
         self._rows: list[dict[str, Any]] = []
         self._best: dict[str, Any] | None = None
         self._protocols = _selecting_protocols(options)
-        self._query = self._load(samples.query, size)
-        same = samples.gallery == samples.query
-        self._gallery = self._query if same else self._load(samples.gallery, size)
+        self._query, self._gallery = held_out
         self._scalars = ScalarLog(folder / "tensorboard") if options.tensorboard else None
 
     def close_epoch(
@@ -161,20 +159,15 @@ class Journal:
     def _seconds(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def _load(self, samples: Sequence[Sample], size: tuple[int, int]) -> NDArray[np.uint8]:
-        cache = None if self._options.cache is None else Path(self._options.cache)
-        return load_crops(samples, size, threads=self._options.workers, cache=cache)
-
     def _measure(self, model: MIP) -> dict[str, float]:
-        query, gallery = (
-            embed_crops(model, crops, modality_flags(people), self._samples.camera_rows(people))
-            for crops, people in (
-                (self._query, self._samples.query),
-                (self._gallery, self._samples.gallery),
-            )
-        )
+        query = self._embed(model, self._query, self._samples.query)
+        same = self._gallery is self._query
+        gallery = query if same else self._embed(model, self._gallery, self._samples.gallery)
         figures = self._score(query, gallery)
         return {**figures, "min_similarity": self._threshold(query, gallery)}
+
+    def _embed(self, model: MIP, crops: NDArray[np.uint8], people: Sequence[Sample]) -> Embeddings:
+        return embed_crops(model, crops, modality_flags(people), self._samples.camera_rows(people))
 
     def _score(self, query: Embeddings, gallery: Embeddings) -> dict[str, float]:
         """Means over the protocols that select, and over their trials."""

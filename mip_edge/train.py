@@ -36,6 +36,7 @@ from mip_edge.start import amp_type, build_model, choose_amp, open_device, open_
 from mip_edge.state import Learner, load_state, save_state
 from mip_edge.training_set import (
     TrainingSet,
+    load_selecting_crops,
     load_training_crops,
     modality_flags,
     read_training_set,
@@ -89,42 +90,24 @@ def _train(
         )
     model, weights = build_model(options, names=samples.names, cameras=len(samples.cameras))
     teacher = open_teacher(options, samples)
-    model = model.to(device)
-    options, state = _begin(folder, data, options, samples, model, processes, resume=resume)
-    amp = options.amp == "on"
-    objective = Objective(
-        model,
-        ObjectiveOptions(
-            accumulate=options.accumulate,
-            label_smoothing=options.label_smoothing,
-            relation_weight=options.relation_weight,
-            logits_weight=options.logits_weight,
-            amp=amp_type(device) if amp else None,
-            gather=processes.size > 1,
-        ),
-        teacher,
-    ).to(device)
-    parallel = _parallel(objective, device, processes)
-    torch.manual_seed(options.seed + processes.rank)
-    learner = Learner(
-        model,
-        build_optimizer(model, options.optimizer_options()),
-        torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda"),
-        _average(model, options),
-        torch.Generator(device).manual_seed(options.seed + processes.rank),
-    )
-    optimizer, scaler = learner.optimizer, learner.scaler
-
     # a teacher of larger crops looks at them before they are made smaller for its pupil
     size = model.options.image_size
     sizes = [size] if teacher is None else [size, teacher.model.options.image_size]
     crops = load_training_crops(samples, options, max(sizes, key=math.prod))
+    held_out = load_selecting_crops(samples, options, size) if processes.first else None
+
+    model = model.to(device)
+    options, state = _begin(folder, data, options, samples, model, processes, resume=resume)
+    objective = _objective(model, options, device, processes, teacher)
+    parallel = _parallel(objective, device, processes)
+    learner = _learner(model, options, device, processes)
+    optimizer, scaler = learner.optimizer, learner.scaler
     targets, modality = torch.from_numpy(samples.labels), modality_flags(samples.train)
     cameras = samples.camera_rows(samples.train)
     augmentation = PUBLISHED if options.augmentation == "published" else LIGHT
     augmentation = replace(augmentation, channels=options.channels)
     record = _record(data, options, samples, weights=weights, teacher=teacher)
-    journal = Journal(folder, options, samples, record, size) if processes.first else None
+    journal = None if held_out is None else Journal(folder, options, samples, record, held_out)
     _tell(options, samples, processes, teacher)
 
     first, done, sums = 1, 0, dict.fromkeys(_LOSSES, 0.0)
@@ -255,6 +238,40 @@ def _parallel(objective: Objective, device: torch.device, processes: Processes) 
         device_ids=[device] if device.type == "cuda" else None,
         # the key biases of folded attentions have no gradient
         find_unused_parameters=True,
+    )
+
+
+def _objective(
+    model: MIP,
+    options: TrainOptions,
+    device: torch.device,
+    processes: Processes,
+    teacher: Teacher | None,
+) -> Objective:
+    chosen = ObjectiveOptions(
+        accumulate=options.accumulate,
+        label_smoothing=options.label_smoothing,
+        relation_weight=options.relation_weight,
+        logits_weight=options.logits_weight,
+        amp=amp_type(device) if options.amp == "on" else None,
+        gather=processes.size > 1,
+    )
+    return Objective(model, chosen, teacher).to(device)
+
+
+def _learner(
+    model: MIP, options: TrainOptions, device: torch.device, processes: Processes
+) -> Learner:
+    """The network is the same in every process; dropout and augmentation draw other numbers."""
+    seed = options.seed + processes.rank
+    torch.manual_seed(seed)
+    scaled = options.amp == "on" and device.type == "cuda"
+    return Learner(
+        model,
+        build_optimizer(model, options.optimizer_options()),
+        torch.amp.GradScaler(device.type, enabled=scaled),
+        _average(model, options),
+        torch.Generator(device).manual_seed(seed),
     )
 
 

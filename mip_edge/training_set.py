@@ -95,6 +95,17 @@ def load_training_crops(
     )
 
 
+def load_selecting_crops(
+    samples: TrainingSet, options: TrainOptions, size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Crops of `samples.query` and `samples.gallery`, prepared as for inference."""
+    cache = None if options.cache is None else Path(options.cache)
+    query = load_crops(samples.query, size, threads=options.workers, cache=cache)
+    if samples.gallery == samples.query:
+        return query, query
+    return query, load_crops(samples.gallery, size, threads=options.workers, cache=cache)
+
+
 def modality_flags(samples: Sequence[Sample]) -> Tensor:
     """1 visible, 0 infrared, as the network takes them, (N,)."""
     return torch.tensor([int(sample.modality is Modality.VISIBLE) for sample in samples])

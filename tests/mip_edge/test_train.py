@@ -18,6 +18,7 @@ from mip_edge.cli import cli
 from mip_edge.errors import (
     CheckpointError,
     DatasetError,
+    ImageError,
     OptionError,
     OutputError,
     TrainingError,
@@ -305,4 +306,15 @@ def test_fewer_identities_than_a_batch_shows_is_told_with_the_path(
 ) -> None:
     with pytest.raises(OptionError, match=r"data: 6 identities .* --batch 64 shows 16 at once"):
         train(data, replace(QUICK, batch=64), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_cannot_be_read_are_all_told_before_a_run_begins(
+    data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for image in sorted((tmp_path / "data").rglob("000.png"))[:3]:
+        image.write_bytes(image.read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"3 .*000\.png.*mip-edge data check"):
+        train(tmp_path / "data", replace(QUICK, select="last"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
