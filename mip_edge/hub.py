@@ -25,7 +25,7 @@ class Pin:
 
     commit: str
     sha256: str | None
-    """Of model.safetensors; None where no two independent records of it were found."""
+    """Of model.safetensors; None where too few records of it were found."""
     licence: str = "Apache-2.0"
     """Of the weights, as the repository's own card states it."""
 
@@ -57,8 +57,9 @@ PINNED: Mapping[str, Pin] = {
     ),
 }
 """ViT-Ti, -S and -B/16 for the presets tiny, small and base. Each commit, and each digest, stands
-in at least two independent public records; `orig` is the start of the published training. Any other
-repository needs an @REVISION: what "the newest" is today cannot be reproduced tomorrow."""
+in several public files; `orig` is, as far as public tables tell, the file that the published
+training starts from (jx_vit_base_p16_224-80ecf9dd). None was fetched when this was written. Any
+other repository needs an @REVISION: what "the newest" is today cannot be reproduced tomorrow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mip_edge.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 
 class ScalarLog:
@@ -45,14 +44,3 @@ class ScalarLog:
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         self._writer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

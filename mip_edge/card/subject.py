@@ -13,13 +13,13 @@ from mip_edge.model.mip import MIP
 DATASETS: Mapping[str, tuple[str, str]] = {
     "sysu": (
         "SYSU-MM01",
-        "real people at six cameras of one university campus (1, 2, 4, 5 visible; 3, 6 infrared)",
+        "real people at six cameras (1, 2, 4, 5 visible; 3, 6 infrared)",
     ),
     "regdb": (
         "RegDB",
         "412 real people, ten visible and ten thermal pictures each, of one pair of cameras",
     ),
-    "llcm": ("LLCM", "real people at nine cameras in low light"),
+    "llcm": ("LLCM", "real people at nine cameras"),
 }
 """Public data sets: their name, and whom and what they show."""
 SYNTHETIC = "synthetic"

@@ -45,7 +45,8 @@ def draw_rows(
     run; here `numpy.random.RandomState(seed)` is seeded for each trial. With fewer than 10 files
     the published code ends in an error; here all of them are taken.
     OFFICIAL_SINGLE and OFFICIAL_MULTI go camera by camera, then identity by identity; the ten are
-    ten times `random.choice`, each removed from the rest. The published loader takes the files in
+    ten times `random.choice`, each removed from the rest. This order is that of a loader derived
+    from the published one, which itself was not at hand. The published loader takes the files in
     the order of an unsorted `glob`, which depends on the disk: that cannot be reproduced, so the
     files are sorted here, and a drawn image may be another one than the authors'.
     Raises: DatasetError if there is nothing to draw from.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_every_figure_is_on_the_disk_at_its_step_before_the_log_is_closed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs mip-edge[tensorboard]")
-    with ScalarLog(tmp_path / "scalars") as log:
+    with closing(ScalarLog(tmp_path / "scalars")) as log:
         log.add(1, {"loss/identity": 2.5, "rank1": 0.25})
         log.add(2, {"loss/identity": 1.5})
         assert read(tmp_path / "scalars") == {
@@ -39,10 +40,10 @@ def test_every_figure_is_on_the_disk_at_its_step_before_the_log_is_closed(tmp_pa
 
 def test_a_resumed_run_hides_what_it_does_again(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs mip-edge[tensorboard]")
-    with ScalarLog(tmp_path) as log:
+    with closing(ScalarLog(tmp_path)) as log:
         for step, value in ((1, 4.0), (2, 3.0), (3, 9.0)):
             log.add(step, {"loss": value})
-    with ScalarLog(tmp_path, first_step=3) as log:
+    with closing(ScalarLog(tmp_path, first_step=3)) as log:
         log.add(3, {"loss": 2.0})
     assert read(tmp_path)["loss"] == [(1, 4.0), (2, 3.0), (3, 2.0)]
 
