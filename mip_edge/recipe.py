@@ -102,7 +102,7 @@ class TrainOptions:
     """Decay of an average of the weights that is validated and kept instead of them; 0 is off."""
     teacher: str | None = None
     """A checkpoint whose embeddings and scores the network learns to repeat."""
-    relation_weight: float = 1.0
+    relation_weight: float = 10.0
     """Of the loss between both networks' similarities of the crops of a batch."""
     logits_weight: float = 1.0
     """Of the loss between both networks' scores, if the teacher knows the same identities."""

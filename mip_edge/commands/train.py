@@ -16,7 +16,10 @@ from mip_edge.commands.train_options import data_argument, train_options
 @data_argument
 @train_options
 @click.option(
-    "--tensorboard", is_flag=True, help="Write the figures for TensorBoard into the run too."
+    "--tensorboard",
+    is_flag=True,
+    default=False,
+    help="Write the figures for TensorBoard into the run too.",
 )
 @click.option(
     "--output",

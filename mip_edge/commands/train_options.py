@@ -188,7 +188,7 @@ _OPTIONS = [
         "A trained checkpoint whose similarities and scores the network learns to repeat.",
         show_default="none",
     ),
-    _option("--relation-weight", click.FloatRange(min=0), 1.0, "Of the teacher's similarities."),
+    _option("--relation-weight", click.FloatRange(min=0), 10.0, "Of the teacher's similarities."),
     _option("--logits-weight", click.FloatRange(min=0), 1.0, "Of the teacher's scores."),
     _option(
         "--select",

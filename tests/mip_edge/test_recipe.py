@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
+import click
 import pytest
 
+from mip_edge.commands.train import train
 from mip_edge.errors import OptionError
 from mip_edge.recipe import TrainOptions, first_difference
 from mip_edge.start import build_model
@@ -72,3 +74,12 @@ def test_a_resumed_run_may_change_where_it_runs_but_not_what_it_learns() -> None
     assert first_difference(before, replace(SMALL, lr=0.5)) == "--lr was None, now it is 0.5"
     # JSON has made a list of the pair
     assert first_difference({**before, "image_size": [32, 32]}, SMALL) is None
+
+
+def test_the_command_line_has_every_option_with_the_same_default() -> None:
+    command = {
+        str(one.name): one.default for one in train.params if not isinstance(one, click.Argument)
+    }
+    options = {field.name: field.default for field in fields(TrainOptions)}
+    assert set(command) - set(options) == {"output", "resume", "as_json"}
+    assert {name: command[name] for name in options} == options
