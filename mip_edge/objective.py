@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from mip_edge.model.distill import logits_loss, relation_loss
 from mip_edge.model.losses import Losses, losses
 from mip_edge.model.mip import MIP, TrainOutput
-from mip_edge.model.options import LOCAL_GROUPS
 from mip_edge.processes import gather_rows
 
 
@@ -57,15 +56,17 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, lesson: Lesson) -> TrainOutput:
-        """Features and scores of the crops of this process."""
+    def forward(self, lesson: Lesson) -> tuple[Tensor, list[Tensor]]:
+        """Unit embeddings (B, D) of the crops of this process, and five scores (B, classes) of
+        the pupil's classes, or none."""
         model = self.model
         images = fit(lesson.images, model.options.image_size)
         camera = lesson.camera if self.cameras else None
         output = model.scores(*model.features(images, lesson.modality, camera))
+        embeddings = F.normalize(model.join(output.features).float(), dim=1)
         if self.columns is None:
-            return TrainOutput([], output.features)
-        return TrainOutput([scores[:, self.columns] for scores in output.scores], output.features)
+            return embeddings, []
+        return embeddings, [scores[:, self.columns].float() for scores in output.scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,31 +154,23 @@ class Objective(nn.Module):
         return features, instances
 
     def _with_teacher(
-        self, found: Losses, output: TrainOutput, known: TrainOutput | None
+        self, found: Losses, output: TrainOutput, known: tuple[Tensor, list[Tensor]] | None
     ) -> Losses:
         if known is None:
             return found
-        known = _in_float32(known)
+        theirs, scores = known
         if self.options.gather:
-            known = TrainOutput(
-                [gather_rows(one) for one in known.scores],
-                [gather_rows(one) for one in known.features],
-            )
-        relation = relation_loss(embedding(output.features), embedding(known.features))
+            theirs, scores = gather_rows(theirs), [gather_rows(one) for one in scores]
+        ours = F.normalize(self.model.join(output.features), dim=1)
+        relation = relation_loss(ours, theirs)
         logits = found.logits
-        if known.scores:
-            logits = self.options.logits_weight * logits_loss(output.scores, known.scores)
+        if scores:
+            logits = self.options.logits_weight * logits_loss(output.scores, scores)
         return Losses(
             *(found.identity, found.triplet, found.msel, found.iael),
             relation=self.options.relation_weight * relation,
             logits=logits,
         )
-
-
-def embedding(features: list[Tensor]) -> Tensor:
-    """Five features (B, D) as the embedding that is compared in use, (B, 5 D) of unit length."""
-    overall, *local = features
-    return F.normalize(torch.cat([overall, *(one / LOCAL_GROUPS for one in local)], dim=1), dim=1)
 
 
 def fit(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -318,3 +318,13 @@ def test_images_that_cannot_be_read_are_all_told_before_a_run_begins(
     with pytest.raises(ImageError, match=r"3 .*000\.png.*mip-edge data check"):
         train(tmp_path / "data", replace(QUICK, select="last"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_half_precision_in_parts_and_resumes(data: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    options = replace(QUICK, device="cuda", amp="on", accumulate=2, ema=0.9)
+    train(data, options, tmp_path / "run")
+    report = train(data, options, tmp_path / "run", resume=True)
+    assert np.isfinite(report.mAP)
