@@ -169,7 +169,7 @@ def draw_ablation(report: AblationReport) -> None:
     figure = open_figure(5.2 * len(titles), 3.6)
     places = np.arange(len(report.variants))
     for number, (title, axes) in enumerate(
-        zip(titles, np.atleast_1d(figure.subplots(1, len(titles))), strict=True)
+        zip(titles, np.atleast_1d(figure.subplots(1, len(titles), sharey=True)), strict=True)
     ):
         for rate, offset, colour in (("rank1", -0.2, "#1d4ed8"), ("mAP", 0.2, "#d97706")):
             heights = [100 * variant.mean(rate, number) for variant in report.variants]
@@ -181,5 +181,6 @@ def draw_ablation(report: AblationReport) -> None:
         axes.set_xticks(places, [variant.name for variant in report.variants], fontsize=8)
         axes.set(title=title, ylabel="per cent" if number == 0 else "")
         axes.margins(y=0.15)
-    axes.legend(fontsize=8, loc="lower right")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     write_figure(figure, report.picture)

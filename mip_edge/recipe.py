@@ -85,7 +85,8 @@ class TrainOptions:
     schedule: str = "published"
     """"published": cosine cycles, each a tenth of the one before; "cosine": the first one alone."""
     augmentation: str = "published"
-    """"published", or "light" (flip, shift, jitter) to fine-tune on few crops."""
+    """"published", or "light" (flip, shift, jitter) to fine-tune on few crops; the published one
+    resizes bicubic, the light one as in use."""
     channels: Channels = "keep"
     """Of visible crops: "keep", turn "grey" at random, or "exchange" channels at random (CAJ)."""
     lr_groups: str = "published"

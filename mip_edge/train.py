@@ -118,7 +118,7 @@ def _train(
         if journal is not None:
             journal.restore(state["journal"])
         logger.info("resuming in epoch %d after %d of its steps", first, done)
-    elif options.init is not None and journal is not None:
+    elif options.init is not None and samples.query and journal is not None:
         journal.close_epoch(learner.kept, 0, {}, validate=True)
 
     def keep_state(epoch: int, step: int, sampler_state: Any) -> None:

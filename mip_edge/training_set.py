@@ -88,11 +88,12 @@ def read_training_set(data: Path, options: TrainOptions, rng: np.random.Generato
 def load_training_crops(
     samples: TrainingSet, options: TrainOptions, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Crops (N, H, W, 3) of `samples.train`, resized as the published training does."""
+    """Crops (N, H, W, 3) of `samples.train`, resized as the published training does, or with
+    light augmentation as in use: on few crops the two kinds of resizing are a world apart."""
+    published = options.augmentation == "published"
+    resize = Resize.BICUBIC if published else Resize.BILINEAR
     cache = None if options.cache is None else Path(options.cache)
-    return load_crops(
-        samples.train, size, threads=options.workers, cache=cache, resize=Resize.BICUBIC
-    )
+    return load_crops(samples.train, size, threads=options.workers, cache=cache, resize=resize)
 
 
 def load_selecting_crops(
