@@ -174,10 +174,11 @@ class Objective(nn.Module):
 
 
 def fit(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, 3, H, W) at another height and width, if they have not that one."""
+    """Images (B, 3, H, W) at another height and width, if they have not that one: bilinear
+    without antialiasing, as crops are prepared in use."""
     if tuple(images.shape[2:]) == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 def _in_float32(output: TrainOutput) -> TrainOutput:

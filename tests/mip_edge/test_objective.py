@@ -8,15 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mip_edge.data.augment import normalize
 from mip_edge.model.distill import logits_loss, relation_loss
 from mip_edge.model.losses import Losses, losses
 from mip_edge.model.mip import MIP, TrainOutput
 from mip_edge.model.options import MIPOptions
 from mip_edge.objective import Objective, ObjectiveOptions, Teacher, fit
+from mip_edge.preprocess import prepare
+from mip_edge.spec import EmbedderSpec, Modality
 
 IDENTITIES, IMAGES = 4, 2
 
@@ -203,3 +207,11 @@ def test_a_teacher_of_another_size_sees_the_crops_at_its_own() -> None:
     images, *rest = lesson()
     found, _ = gradients(objective, (fit(images, (64, 32)), *rest))
     assert float(found.relation.detach()) > 0
+
+
+def test_crops_come_to_a_smaller_size_as_in_use() -> None:
+    crop = np.random.default_rng(2).integers(0, 256, (64, 32, 3), dtype=np.uint8)
+    spec = EmbedderSpec(Modality.VISIBLE, 40, 20, dimension=1, fingerprint="")
+    ours = fit(normalize(torch.from_numpy(crop[None])), (40, 20))
+    theirs = normalize(torch.from_numpy(prepare([crop], spec)))
+    assert float((ours - theirs).abs().max()) <= 1 / 127.5  # OpenCV rounds to whole levels
