@@ -27,7 +27,7 @@ from mip_edge.train import train
 
 FLAGS = (
     "--model tiny --image-size 32 32 --stride 16 --epochs 3 --batch 8 --images 2 --lr 0.005 "
-    "--msel-start 2 --validation-share 0.3 --amp off --threads 1 --ema 0.9 --save-every 1"
+    "--msel-start 2 --validation-share 0.3 --amp off --threads 1 --ema 0.9 --save-every 2"
 )
 OPTIONS = TrainOptions(
     model="tiny",
@@ -42,7 +42,7 @@ OPTIONS = TrainOptions(
     amp="off",  # type: ignore[arg-type]
     threads=1,
     ema=0.9,
-    save_every=1,  # type: ignore[arg-type]
+    save_every=2,  # type: ignore[arg-type]
 )
 
 
@@ -97,7 +97,7 @@ def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     ("where", "calls"),
-    [("augment", 1), ("augment", 2), ("augment", 6), ("save_state", 1), ("save_state", 3)],
+    [("augment", 2), ("augment", 6), ("save_state", 2)],
 )
 def test_a_run_that_broke_off_ends_with_the_same_weights_and_figures(
     data: Path,
