@@ -14,7 +14,7 @@ import numpy as np
 from mip_edge.errors import OptionError
 from mip_edge.evaluate.evaluation import EvaluateOptions, evaluate_model
 from mip_edge.look.canvas import open_figure, write_figure
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 from mip_edge.recipe import TrainOptions
 from mip_edge.run import resume_run, start_run
 from mip_edge.train import train
@@ -105,10 +105,8 @@ def ablate(
         tuple(found), tuple(seeds), folder / "ablation.md", folder / "ablation.png"
     )
     draw_ablation(report)
-    with write_beside(report.table) as stream:
-        stream.write(format_ablation(report).encode())
-    with write_beside(folder / "ablation.json") as stream:
-        stream.write((json.dumps(report.figures(), indent=2) + "\n").encode())
+    write_text(report.table, format_ablation(report))
+    write_text(folder / "ablation.json", json.dumps(report.figures(), indent=2) + "\n")
     return report
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mip_edge.look.canvas import open_figure
-from mip_edge.output import write_beside
+from mip_edge.look.canvas import open_figure, write_figure
 
 
 def draw_curves(
@@ -40,5 +39,4 @@ def draw_curves(
             axes.legend()
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
-    with write_beside(path) as stream:
-        figure.savefig(stream, dpi=110, format="png")
+    write_figure(figure, path)

@@ -25,7 +25,7 @@ from mip_edge.evaluate.scoring import Distances
 from mip_edge.look.look import look_at_prompts
 from mip_edge.metrics import best_threshold
 from mip_edge.model.mip import MIP
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 from mip_edge.recipe import TrainOptions
 from mip_edge.run import append_metrics, replace_metrics
 from mip_edge.scalars import ScalarLog
@@ -122,8 +122,7 @@ class Journal:
         best = self._folder / "best.safetensors"
         prompts = look_at_prompts(best, self._samples.query) if self._samples.query else None
         if prompts is not None:
-            with write_beside(self._folder / PROMPTS) as stream:
-                stream.write((json.dumps(prompts.figures(), indent=2) + "\n").encode())
+            write_text(self._folder / PROMPTS, json.dumps(prompts.figures(), indent=2) + "\n")
             for warning in prompts.warnings:
                 logger.warning("%s", warning)
         return TrainReport(

@@ -52,6 +52,12 @@ def write_beside(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
             beside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, *, lasting: bool = True) -> None:
+    """`text` as UTF-8 at `path`, whole or not at all. Raises: OutputError as `write_beside`."""
+    with write_beside(path, lasting=lasting) as stream:
+        stream.write(text.encode())
+
+
 class _Part(io.FileIO):
     """The file beside; it keeps the failure of its disk, which torch.save hides behind its own."""
 

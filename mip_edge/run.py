@@ -13,7 +13,7 @@ from typing import Any
 
 from mip_edge import __version__
 from mip_edge.errors import OutputError
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -38,7 +38,7 @@ def start_run(folder: Path, command: str, options: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
-    _write(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
+    write_text(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def resume_run(folder: Path, command: str) -> dict[str, Any] | None:
@@ -53,7 +53,7 @@ def resume_run(folder: Path, command: str) -> dict[str, Any] | None:
     record: dict[str, Any] = json.loads((folder / RECORD).read_text())
     again = {"command_line": sys.argv, "versions": _all_versions(), "git_commit": _git_commit()}
     resumed = [*record.get("resumed", []), again]
-    _write(folder / RECORD, json.dumps({**record, "resumed": resumed}, indent=2) + "\n")
+    write_text(folder / RECORD, json.dumps({**record, "resumed": resumed}, indent=2) + "\n")
     return record
 
 
@@ -78,12 +78,7 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 
 def replace_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """These rows in place of the run's metrics."""
-    _write(folder / METRICS, "".join(json.dumps(dict(row)) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> None:
-    with write_beside(path) as stream:
-        stream.write(text.encode())
+    write_text(folder / METRICS, "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
 
 def _all_versions() -> dict[str, str]:

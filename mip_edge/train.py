@@ -28,7 +28,7 @@ from mip_edge.model.losses import Losses
 from mip_edge.model.mip import MIP
 from mip_edge.model.optimizer import build_optimizer, set_learning_rates
 from mip_edge.objective import Objective, ObjectiveOptions, Teacher
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 from mip_edge.processes import Processes, open_processes
 from mip_edge.recipe import SELECT_FROM, TrainOptions, first_difference
 from mip_edge.run import resume_run, start_run
@@ -362,8 +362,7 @@ def _not_finite(
         "batch": [str(sample.path) for sample in batch],
     }
     if processes.first:
-        with write_beside(path) as stream:
-            stream.write((json.dumps(content, indent=2) + "\n").encode())
+        write_text(path, json.dumps(content, indent=2) + "\n")
     return TrainingError(
         f"the loss is {parts.total.item()} in epoch {epoch}, step {step + 1}; the images of the "
         f"batch (the first: {batch[0].path}) stand in {path}. Start again with a smaller --lr or "

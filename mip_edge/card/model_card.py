@@ -18,7 +18,7 @@ from mip_edge.card.evidence import Evidence, read_evidence
 from mip_edge.card.subject import SYNTHETIC, Subject
 from mip_edge.errors import CheckpointError, OptionError, OutputError
 from mip_edge.model.mip import MIP
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 
 CARD_NAME = "card.md"
 """Of the card in a bundle."""
@@ -84,8 +84,7 @@ def write_card(
             )
         evidence.append(found)
     content = format_card(subject, evidence, data_licence=data_licence)
-    with write_beside(target) as stream:
-        stream.write(content.encode())
+    write_text(target, content)
     return CardReport(
         target,
         subject.fingerprint,

@@ -21,7 +21,7 @@ from mip_edge.look.cmc import Direction, draw_cmc, rank_directions
 from mip_edge.look.distances import PairSeparation, draw_distances, separate_pairs
 from mip_edge.look.map import TITLES, check_method, choose_points, draw_map, place_points
 from mip_edge.look.page import PICTURES, write_page
-from mip_edge.output import write_beside
+from mip_edge.output import write_text
 from mip_edge.spec import Modality
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ def look(
         from mip_edge.look.prompts import SAME
 
         draw_prompts(prompts, folder / PICTURES["prompts"], same=SAME, title=title)
-    _write(folder / FIGURES, json.dumps(report.figures(), indent=2) + "\n")
-    _write(folder / PAGE, write_page(report.figures()))
+    write_text(folder / FIGURES, json.dumps(report.figures(), indent=2) + "\n", lasting=False)
+    write_text(folder / PAGE, write_page(report.figures()), lasting=False)
     for line in report.warnings:
         logger.warning("%s", line)
     return report
@@ -271,8 +271,3 @@ def _prepare_folder(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    with write_beside(path, lasting=False) as stream:
-        stream.write(text.encode())
