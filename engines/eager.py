@@ -15,8 +15,6 @@ from mip_edge.errors import EngineError
 from mip_edge.model.mip import MIP
 from mip_edge.spec import Batch, EmbedderSpec, Embeddings, Modality
 
-MODALITY_FLAG = {Modality.VISIBLE: 1, Modality.INFRARED: 0}
-
 
 class EagerBackend:
     """The network as it was trained, on a device of torch."""
@@ -73,7 +71,7 @@ class EagerBackend:
         with torch.inference_mode():
             images = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float()
             images = (images / 255 - 0.5) / 0.5
-            flags = torch.full((len(batch),), MODALITY_FLAG[self.spec.modality])
+            flags = torch.full((len(batch),), self.spec.modality.row)
             raw = self._model(
                 images.expand(-1, 3, -1, -1),
                 flags.to(self._device),

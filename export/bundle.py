@@ -19,7 +19,7 @@ from export.report import write_report
 from export.to_onnx import GraphSize, export_onnx, measure_graph, share_weights, write_files
 from export.wrapper import ExportedMIP
 from mip_edge import checkpoint
-from mip_edge.artifact import Graph, Manifest, Parity, open_bundle, seal, write_bundle
+from mip_edge.artifact import Graph, Manifest, Parity, Precision, open_bundle, seal, write_bundle
 from mip_edge.card.model_card import CARD_NAME, card_of
 from mip_edge.data.image import IMAGE_SUFFIXES, read_image
 from mip_edge.errors import OptionError, ParityError
@@ -171,7 +171,10 @@ def _write_graphs(
         model=model.options.to_dict(),
         specs=specs,
         camera={modality: choice.policy for modality, choice in choices.items()},
-        precisions={"fp32": {modality: Graph(f"{modality.value}.onnx") for modality in Modality}},
+        precisions={
+            "fp32": Precision({modality: Graph(f"{modality.value}.onnx") for modality in Modality})
+        },
+        checkpoint=fingerprint,
         min_similarity=record.get("min_similarity"),
         provenance={"code_version": record.get("code_version"), "training": training},
         licence=licence,
@@ -231,9 +234,9 @@ def _measure(
 def _with_parity(manifest: Manifest, parity: Mapping[Modality, Parity]) -> Manifest:
     graphs = {
         modality: replace(graph, parity=_rounded(parity[modality]))
-        for modality, graph in manifest.precisions["fp32"].items()
+        for modality, graph in manifest.precisions["fp32"].graphs.items()
     }
-    return replace(manifest, precisions={"fp32": graphs})
+    return replace(manifest, precisions={"fp32": Precision(graphs)})
 
 
 def _rounded(parity: Parity) -> Parity:

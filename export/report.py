@@ -57,8 +57,8 @@ def format_report(
         "| graph | precision | camera | crops | smallest cosine | mean cosine | same top-1 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for precision, entries in manifest.precisions.items():
-        for modality, graph in entries.items():
+    for precision, held in manifest.precisions.items():
+        for modality, graph in held.graphs.items():
             assert graph.parity is not None  # the report is written after the check
             lines.append(
                 f"| {graph.file} | {precision} | {manifest.camera[modality]} "

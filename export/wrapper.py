@@ -15,8 +15,6 @@ from mip_edge.model.prompts import InstancePrompts
 from mip_edge.model.vit import Attention, Block, Mlp
 from mip_edge.spec import Modality
 
-MODALITY_ROW = {Modality.VISIBLE: 1, Modality.INFRARED: 0}
-
 
 class ExportedMIP(nn.Module):
     """A trained network rewritten with constants for all that does not depend on the crop.
@@ -38,7 +36,7 @@ class ExportedMIP(nn.Module):
         prompts = (
             [None] * options.layers
             if model.modality_prompts is None
-            else model.modality_prompts().detach()[MODALITY_ROW[modality]]
+            else model.modality_prompts().detach()[modality.row]
         )
         self.blocks = nn.ModuleList(
             ExportedBlock(_block(block), layer_prompts, options)

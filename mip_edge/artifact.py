@@ -16,7 +16,7 @@ from mip_edge import __version__
 from mip_edge.errors import BundleError, MipEdgeError, OutputError
 from mip_edge.spec import EmbedderSpec, Modality
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FORMAT = "mip-edge bundle"
 MANIFEST_NAME = "manifest.json"
 _ANEW = "Export it anew with: mip-edge export WEIGHTS -o BUNDLE"
@@ -29,6 +29,10 @@ _MANIFEST_KEYS = (
     "model",
     "modalities",
     "camera",
+    "layout",
+    "surgery",
+    "checkpoint",
+    "projection",
     "precisions",
     "thresholds",
     "provenance",
@@ -55,13 +59,50 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What one crop costs, counted from the graph."""
+
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products."""
+    parts: Mapping[str, int]
+    """The same by part: patches, blocks, ipg, head."""
+    weight_bytes: int
+    """Bytes of all constants, as stored."""
+    peak_activation_bytes: int
+    """Most bytes of intermediate tensors alive at once, nodes run in the order of the file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
-    """One ONNX file of a bundle: one modality at one precision."""
+    """One ONNX file of a bundle for one modality at one precision."""
 
     file: str
-    """Name inside the bundle."""
+    """Name inside the bundle; in the layout `unified` that of both modalities."""
     parity: Parity | None = None
     """Measured against PyTorch when the bundle was made; None in a draft only."""
+    cost: Cost | None = None
+    """Counted when the bundle was made; None in a draft only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Figures of one search direction on labelled crops, in percent."""
+
+    rank1: float
+    mean_ap: float
+    queries: int
+    gallery: int
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """All graphs of one precision and what they are worth."""
+
+    graphs: Mapping[Modality, Graph]
+    accuracy: Mapping[str, Accuracy] | None = None
+    """By direction, such as `infrared to visible`; None where no labelled data was given."""
+    kept_float32: tuple[str, ...] = ()
+    """Prefixes of node names that stay in float32 in graphs of lower precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +125,16 @@ class Manifest:
     """Input and output of each modality."""
     camera: Mapping[Modality, str]
     """Camera policy baked into each graph: `none`, `mean`, or the name of a camera."""
-    precisions: Mapping[str, Mapping[Modality, Graph]]
-    """Precision (`fp32`, ...) to the graph of each modality."""
+    precisions: Mapping[str, Precision]
+    """`fp32`, `fp16`, ... to its graphs."""
+    layout: str = "per-modality"
+    """`per-modality` (a graph for each) or `unified` (one graph that takes the modality)."""
+    surgery: str = "full"
+    """How the network was rewritten; `none` is the published computation."""
+    checkpoint: str = ""
+    """Fingerprint of the checkpoint; differs from `fingerprint` where a projection follows."""
+    projection: Mapping[str, Any] | None = None
+    """How embeddings were reduced (method, dimensions, what it was learnt on), or None."""
     min_similarity: float | None = None
     """Cosine from which two embeddings are taken for one person, if it was measured."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -115,9 +164,24 @@ class Manifest:
                 for modality, spec in self.specs.items()
             },
             "camera": {modality.value: policy for modality, policy in self.camera.items()},
+            "layout": self.layout,
+            "surgery": self.surgery,
+            "checkpoint": self.checkpoint,
+            "projection": None if self.projection is None else dict(self.projection),
             "precisions": {
-                precision: {modality.value: asdict(graph) for modality, graph in graphs.items()}
-                for precision, graphs in self.precisions.items()
+                name: {
+                    "graphs": {
+                        modality.value: asdict(graph)
+                        for modality, graph in precision.graphs.items()
+                    },
+                    "accuracy": None
+                    if precision.accuracy is None
+                    else {
+                        direction: asdict(found) for direction, found in precision.accuracy.items()
+                    },
+                    "kept_float32": list(precision.kept_float32),
+                }
+                for name, precision in self.precisions.items()
             },
             "thresholds": {"min_similarity": self.min_similarity},
             "provenance": dict(self.provenance),
@@ -140,13 +204,13 @@ class Bundle:
 
         Raises: BundleError if the bundle does not hold it.
         """
-        graphs = self.manifest.precisions.get(precision)
-        if graphs is None:
+        held = self.manifest.precisions.get(precision)
+        if held is None:
             known = ", ".join(sorted(self.manifest.precisions))
             raise BundleError(f"{self.path} holds no {precision} graphs; it holds: {known}")
-        if modality not in graphs:
+        if modality not in held.graphs:
             raise BundleError(f"{self.path} holds no {precision} graph for {modality.value} crops")
-        return self.path / graphs[modality].file
+        return self.path / held.graphs[modality].file
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -284,10 +348,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
     _only_keys(document["thresholds"], ["min_similarity"])
     fingerprint = str(document["fingerprint"])
     files = {_plain(name): _build(FileRecord, item) for name, item in document["files"].items()}
-    precisions = {
-        precision: {Modality(key): _graph(item, files) for key, item in graphs.items()}
-        for precision, graphs in document["precisions"].items()
-    }
+    precisions = {name: _precision(item, files) for name, item in document["precisions"].items()}
     return Manifest(
         fingerprint=fingerprint,
         model=document["model"],
@@ -297,6 +358,10 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         },
         camera={Modality(key): str(policy) for key, policy in document["camera"].items()},
         precisions=precisions,
+        layout=document["layout"],
+        surgery=document["surgery"],
+        checkpoint=document["checkpoint"],
+        projection=document["projection"],
         min_similarity=document["thresholds"]["min_similarity"],
         provenance=document["provenance"],
         licence=document["licence"],
@@ -318,12 +383,28 @@ def _spec(modality: Modality, item: dict[str, Any], fingerprint: str) -> Embedde
     return EmbedderSpec(modality, item["height"], item["width"], item["dimension"], fingerprint)
 
 
+def _precision(item: dict[str, Any], files: Mapping[str, FileRecord]) -> Precision:
+    _only_keys(item, ["graphs", "accuracy", "kept_float32"])
+    accuracy = item["accuracy"]
+    return Precision(
+        graphs={Modality(key): _graph(graph, files) for key, graph in item["graphs"].items()},
+        accuracy=None
+        if accuracy is None
+        else {direction: _build(Accuracy, found) for direction, found in accuracy.items()},
+        kept_float32=tuple(item["kept_float32"]),
+    )
+
+
 def _graph(item: dict[str, Any], files: Mapping[str, FileRecord]) -> Graph:
-    _only_keys(item, ["file", "parity"])
+    _only_keys(item, ["file", "parity", "cost"])
     if item["file"] not in files:
         raise BundleError(f"the graph {item['file']!r} is not among its files")
-    parity = item["parity"]
-    return Graph(item["file"], None if parity is None else _build(Parity, parity))
+    parity, cost = item["parity"], item["cost"]
+    return Graph(
+        item["file"],
+        None if parity is None else _build(Parity, parity),
+        None if cost is None else _build(Cost, cost),
+    )
 
 
 def _build(kind: Any, item: dict[str, Any]) -> Any:

@@ -30,6 +30,12 @@ class Modality(str, Enum):
         return 3 if self is Modality.VISIBLE else 1
 
     @property
+    def row(self) -> int:
+        """Row in a network's prompt library, and what the `modality` input of a unified graph
+        takes: 0 infrared, 1 visible, as in published checkpoints."""
+        return 1 if self is Modality.VISIBLE else 0
+
+    @property
     def other(self) -> Modality:
         """The modality on the other side of the match."""
         return Modality.INFRARED if self is Modality.VISIBLE else Modality.VISIBLE

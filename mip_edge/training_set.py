@@ -109,7 +109,7 @@ def load_selecting_crops(
 
 def modality_flags(samples: Sequence[Sample]) -> Tensor:
     """1 visible, 0 infrared, as the network takes them, (N,)."""
-    return torch.tensor([int(sample.modality is Modality.VISIBLE) for sample in samples])
+    return torch.tensor([sample.modality.row for sample in samples])
 
 
 def _tell_of_few(data: Path, samples: Sequence[Sample], images: int) -> None:

@@ -218,7 +218,7 @@ def look_at_prompts(path: Path, samples: Sequence[Sample]) -> PromptReport | Non
     import torch
 
     from engines.camera import choose_camera
-    from engines.eager import MODALITY_FLAG, camera_vector
+    from engines.eager import camera_vector
     from mip_edge import checkpoint
     from mip_edge.data.augment import normalize
     from mip_edge.data.cache import load_crops
@@ -246,7 +246,7 @@ def look_at_prompts(path: Path, samples: Sequence[Sample]) -> PromptReport | Non
     return prompt_report(
         model,
         normalize(torch.from_numpy(crops)),
-        torch.tensor([MODALITY_FLAG[sample.modality] for sample in chosen]),
+        torch.tensor([sample.modality.row for sample in chosen]),
         [names[sample.identity] for sample in chosen],
         camera_vectors=torch.stack(known) if len(known) == len(vectors) else None,
     )

@@ -39,7 +39,7 @@ def test_the_bundle_holds_its_files_and_the_measured_parity(tiny_bundle: Path) -
     manifest = open_bundle(tiny_bundle).manifest
     graphs = {"visible.onnx", "infrared.onnx", "weights.bin"}
     assert set(manifest.files) == graphs | {"report.md", "card.md"}
-    for graph in manifest.precisions["fp32"].values():
+    for graph in manifest.precisions["fp32"].graphs.values():
         assert graph.parity is not None
         assert graph.parity.smallest_cosine >= 0.99999
         assert graph.parity.crops == 16

@@ -16,6 +16,7 @@ from mip_edge.artifact import (
     Graph,
     Manifest,
     Parity,
+    Precision,
     open_bundle,
     seal,
     write_bundle,
@@ -31,7 +32,9 @@ MANIFEST = Manifest(
     specs=SPECS,
     camera=dict.fromkeys(Modality, "mean"),
     precisions={
-        "fp32": {modality: Graph(f"{modality.value}.onnx", PARITY) for modality in Modality}
+        "fp32": Precision(
+            {modality: Graph(f"{modality.value}.onnx", PARITY) for modality in Modality}
+        )
     },
     min_similarity=0.5,
     licence="CC0-1.0",
@@ -110,7 +113,7 @@ def test_an_altered_manifest_is_refused(bundle: Path) -> None:
         (lambda document: document["thresholds"].update(max=1), "unknown key 'max'"),
         (lambda document: document["modalities"]["visible"].update(z=1), "unknown key 'z'"),
         (lambda document: document.pop("camera"), "the key 'camera' is missing"),
-        (lambda document: document.update(schema_version=2), "schema version 2.*reads 1"),
+        (lambda document: document.update(schema_version=1), "schema version 1.*reads 2"),
         (lambda document: document.update(format="zip"), "not the manifest of a mip-edge bundle"),
         (lambda document: document["modalities"].update(radar={}), "radar"),
         (lambda document: document["modalities"]["visible"].update(height=0), "at least 1"),
@@ -120,7 +123,9 @@ def test_an_altered_manifest_is_refused(bundle: Path) -> None:
         ),
         (lambda document: document.update(files=[]), "does not follow its schema"),
         (
-            lambda document: document["precisions"]["fp32"]["visible"].update(file="x.onnx"),
+            lambda document: document["precisions"]["fp32"]["graphs"]["visible"].update(
+                file="x.onnx"
+            ),
             "'x.onnx' is not among its files",
         ),
     ],
