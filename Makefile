@@ -6,7 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := train,live,openvino,plots,tensorboard,dev
+EXTRAS := train,live,openvino,plots,tensorboard,rtx,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

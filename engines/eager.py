@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.base import Inputs
 from engines.camera import CameraChoice, choose_camera
 from mip_edge import checkpoint
 from mip_edge.errors import EngineError
 from mip_edge.model.mip import MIP
-from mip_edge.spec import Batch, EmbedderSpec, Embeddings, Modality
+from mip_edge.spec import EmbedderSpec, Embeddings, Modality
 
 
 class EagerBackend:
@@ -31,13 +32,15 @@ class EagerBackend:
         fingerprint: str | None = None,
     ) -> None:
         height, width = model.options.image_size
-        self.spec = EmbedderSpec(
+        spec = EmbedderSpec(
             modality=modality,
             height=height,
             width=width,
             dimension=model.options.dimension,
             fingerprint=fingerprint or checkpoint.fingerprint(model),
         )
+        self.specs = {modality: spec}
+        self._row = modality.row
         try:
             self._device = torch.device(device)
             self._model = model.to(self._device).eval()
@@ -66,12 +69,13 @@ class EagerBackend:
         choice = choose_camera(table, model.options.cameras, modality, camera)
         return cls(model, modality, camera=camera_vector(model, choice), device=device)
 
-    def embed(self, batch: Batch) -> Embeddings:
+    def embed(self, inputs: Inputs) -> Embeddings:
         """(N, D) in memory of its own."""
+        batch = inputs["images"]
         with torch.inference_mode():
             images = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float()
             images = (images / 255 - 0.5) / 0.5
-            flags = torch.full((len(batch),), self.spec.modality.row)
+            flags = torch.full((len(batch),), self._row)
             raw = self._model(
                 images.expand(-1, 3, -1, -1),
                 flags.to(self._device),

@@ -6,24 +6,37 @@ from typing import cast
 
 import onnxruntime
 
+from engines.base import Inputs
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError
-from mip_edge.spec import Batch, Embeddings, Modality
+from mip_edge.spec import Embeddings, Modality
 
 
 class OrtBackend:
-    """One inference session; the weight file of the bundle is mapped by the runtime."""
+    """One inference session."""
 
     max_batch = 32
 
-    def __init__(self, source: Bundle, modality: Modality, *, threads: int | None) -> None:
-        self.spec = source.manifest.specs[modality]
+    def __init__(
+        self,
+        source: Bundle,
+        modality: Modality,
+        *,
+        threads: int | None,
+        precision: str,
+        share_weights: bool = False,
+    ) -> None:
+        self.specs = source.specs_with(modality)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
         # Spinning threads of two sessions in turn take the cores from each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = source.graph_path(modality)
+        if share_weights:
+            # The runtime maps the weight file, and then packs most of it into memory of its own.
+            # Without that it computes on the mapped pages, which all sessions of a file share.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        graph = source.graph_path(modality, precision)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(graph), options, providers=["CPUExecutionProvider"]
@@ -34,13 +47,26 @@ class OrtBackend:
             ) from error
 
     @classmethod
-    def open(cls, source: Bundle, modality: Modality, *, threads: int | None) -> OrtBackend:
-        """Open the graph of one modality of a verified bundle."""
-        return cls(source, modality, threads=threads)
+    def open(
+        cls,
+        source: Bundle,
+        modality: Modality,
+        *,
+        threads: int | None,
+        precision: str,
+        share_weights: bool = False,
+    ) -> OrtBackend:
+        """Open the graph of one modality of a verified bundle.
 
-    def embed(self, batch: Batch) -> Embeddings:
+        `share_weights`: two sessions hold the weights once, for a somewhat slower call.
+        """
+        return cls(
+            source, modality, threads=threads, precision=precision, share_weights=share_weights
+        )
+
+    def embed(self, inputs: Inputs) -> Embeddings:
         """(N, D) in memory of its own."""
-        return cast(Embeddings, self._session.run(["embeddings"], {"images": batch})[0])
+        return cast(Embeddings, self._session.run(["embeddings"], dict(inputs))[0])
 
     def close(self) -> None:
         """Drop the session."""

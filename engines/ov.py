@@ -1,4 +1,4 @@
-"""Backend of OpenVINO on the CPU, float32 as the graph says."""
+"""Backend of OpenVINO on the CPU, computing in float32 whatever the graph stores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import openvino
 
+from engines.base import Inputs
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError
-from mip_edge.spec import Batch, Embeddings, Modality
+from mip_edge.spec import Embeddings, Modality
 
 
 class OvBackend:
@@ -17,8 +18,10 @@ class OvBackend:
 
     max_batch = 32
 
-    def __init__(self, source: Bundle, modality: Modality, *, threads: int | None) -> None:
-        self.spec = source.manifest.specs[modality]
+    def __init__(
+        self, source: Bundle, modality: Modality, *, threads: int | None, precision: str
+    ) -> None:
+        self.specs = source.specs_with(modality)
         # Without the hint the plugin takes bf16 where the CPU has it, and parity is gone.
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -26,7 +29,7 @@ class OvBackend:
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        graph = source.graph_path(modality)
+        graph = source.graph_path(modality, precision)
         try:
             compiled = openvino.Core().compile_model(str(graph), "CPU", settings)
         except RuntimeError as error:
@@ -37,13 +40,15 @@ class OvBackend:
         self._request = compiled.create_infer_request()
 
     @classmethod
-    def open(cls, source: Bundle, modality: Modality, *, threads: int | None) -> OvBackend:
+    def open(
+        cls, source: Bundle, modality: Modality, *, threads: int | None, precision: str
+    ) -> OvBackend:
         """Open the graph of one modality of a verified bundle."""
-        return cls(source, modality, threads=threads)
+        return cls(source, modality, threads=threads, precision=precision)
 
-    def embed(self, batch: Batch) -> Embeddings:
+    def embed(self, inputs: Inputs) -> Embeddings:
         """(N, D), copied out of the memory that the request uses again."""
-        self._request.infer({"images": batch})
+        self._request.infer(dict(inputs))
         return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
 
     def close(self) -> None:

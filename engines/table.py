@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from engines.base import Backend, Engine
+from engines.base import Backend, Engine, UnifiedEngine
 from mip_edge.artifact import Bundle, open_bundle
-from mip_edge.errors import CheckpointError, EngineError, OptionError
+from mip_edge.errors import BundleError, CheckpointError, EngineError, OptionError
 from mip_edge.spec import Modality
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ENGINE = "onnxruntime"
 AUTO = "auto"
+DEFAULT_PRECISION = "fp32"
+"""What every bundle and every checkpoint has."""
 _AUTO_REPEATS = 3
+Front = TypeVar("Front", bound=Engine | UnifiedEngine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class EngineKind:
 
     module: str
     backend: str
-    """Class in that module, with a method `open(source, modality, *, threads)`."""
+    """Class in that module with a method `open(source, modality, *, threads)`; one that opens
+    bundles also takes `precision`."""
     title: str
     """As its makers write it."""
     runtime: tuple[str, ...]
@@ -44,12 +46,18 @@ class EngineKind:
     automatic: bool = False
     """Whether `--engine auto` may choose it."""
     options: tuple[str, ...] = ()
-    """Keywords that its `open` knows beside `threads`."""
+    """Keywords that its `open` knows beside those."""
+
+    @property
+    def runs_graph(self) -> bool:
+        """Whether it computes what a bundle's ONNX file says."""
+        return self.opens == "bundle" and bool(self.runtime)
 
 
 ENGINES: dict[str, EngineKind] = {
     "onnxruntime": EngineKind(
-        "engines.ort", "OrtBackend", "ONNX Runtime", ("onnxruntime",), "", "bundle", True
+        "engines.ort", "OrtBackend", "ONNX Runtime", ("onnxruntime",), "", "bundle", True,
+        options=("share_weights",),
     ),
     "openvino": EngineKind(
         "engines.ov", "OvBackend", "OpenVINO", ("openvino",), "openvino", "bundle", True
@@ -68,28 +76,74 @@ def open_engine(
     modality: Modality,
     engine: str = DEFAULT_ENGINE,
     threads: int | None = None,
+    precision: str = DEFAULT_PRECISION,
     **options: Any,
 ) -> Engine:
     """Open one modality of a bundle (or, with `torch`, of a checkpoint), warmed up.
 
-    `threads` None leaves the number to the runtime. `options` go to the backend; `torch` knows
-    `camera` and `device`. A bundle that is open already is not verified again.
+    `threads` None leaves the number to the runtime. `precision` is that of the graphs to open;
+    `fp16` is made for GPUs, on a CPU it is mostly slower than `fp32`. `options` go to the backend:
+    `torch` knows `camera` and `device`, `onnxruntime` knows `share_weights` (two engines of one
+    bundle hold its weights once, for a somewhat slower call). A bundle that is open already is
+    not verified again.
     Raises: EngineError for an unknown engine, a missing runtime or one that refuses the file;
-    BundleError or CheckpointError for a file of another kind.
+    BundleError or CheckpointError for a file of another kind or a precision that it lacks.
     """
+    check_options(engine, threads=threads, precision=precision, options=options)
+
+    def open_front(source: Bundle | Path, name: str) -> Engine:
+        backend = _open_backend(source, modality, name, threads, precision, options)
+        return Engine(backend, name=name, modality=modality)
+
+    return _open(open_source(path, engine), engine, open_front, f"{modality.value} crops")
+
+
+def open_unified(
+    path: str | Path | Bundle,
+    *,
+    engine: str = DEFAULT_ENGINE,
+    threads: int | None = None,
+    precision: str = DEFAULT_PRECISION,
+    **options: Any,
+) -> UnifiedEngine:
+    """Open both modalities of a bundle of the layout `unified` as one session, warmed up.
+
+    Arguments and errors are those of `open_engine`; BundleError too for another layout.
+    """
+    check_options(engine, threads=threads, precision=precision, options=options)
+    source = open_source(path, engine)
+    if not isinstance(source, Bundle) or not source.unified:
+        where = source.path if isinstance(source, Bundle) else source
+        raise BundleError(
+            f"{where} has no graph of both modalities; make one with: "
+            "mip-edge export WEIGHTS -o BUNDLE --layout unified"
+        )
+
+    def open_front(source: Bundle | Path, name: str) -> UnifiedEngine:
+        # either modality names the one graph
+        backend = _open_backend(source, Modality.VISIBLE, name, threads, precision, options)
+        return UnifiedEngine(backend, name=name)
+
+    return _open(source, engine, open_front, "mixed crops")
+
+
+def check_options(
+    engine: str, *, threads: int | None, precision: str, options: Mapping[str, Any]
+) -> None:
+    """Refuse before anything is opened. Raises: OptionError, or EngineError for the name."""
     if threads is not None and threads < 1:
         raise OptionError(f"--threads must be at least 1, got {threads}")
     known = () if engine == AUTO else _kind(engine).options
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise OptionError(f"the engine {engine} has no option {unknown[0]!r}")
-    if engine == AUTO:
-        return _open_fastest(path, modality, threads)
-    source = open_source(path, engine)
-    backend = _opener(engine)(source, modality, threads=threads, **options)
-    opened = Engine(backend, name=engine)
-    opened.warm_up()
-    return opened
+    for option in sorted(set(options) - set(known)):
+        others = [name for name, kind in ENGINES.items() if option in kind.options]
+        way = f"; choose --engine {others[0]}" if others else ""
+        raise OptionError(f"the engine {engine} has no option {option!r}{way}")
+    if engine != AUTO and _kind(engine).opens == "checkpoint" and precision != DEFAULT_PRECISION:
+        raise OptionError(
+            f"--precision {precision}: the engine {engine} runs a checkpoint, which knows "
+            f"{DEFAULT_PRECISION} only. Choose --precision {DEFAULT_PRECISION}, or export it with: "
+            "mip-edge export WEIGHTS -o BUNDLE --fp16"
+        )
 
 
 def find_missing(engine: str) -> str | None:
@@ -118,6 +172,20 @@ def _opener(engine: str) -> Callable[..., Backend]:
         raise
     opener: Callable[..., Backend] = getattr(module, kind.backend).open
     return opener
+
+
+def _open_backend(
+    source: Bundle | Path,
+    modality: Modality,
+    engine: str,
+    threads: int | None,
+    precision: str,
+    options: Mapping[str, Any],
+) -> Backend:
+    keywords = dict(options, threads=threads)
+    if _kind(engine).opens == "bundle":
+        keywords["precision"] = precision
+    return _opener(engine)(source, modality, **keywords)
 
 
 def _not_installed(engine: str, kind: EngineKind) -> str:
@@ -156,17 +224,29 @@ def open_source(path: str | Path | Bundle, engine: str) -> Bundle | Path:
     return open_bundle(path)
 
 
-def _open_fastest(path: str | Path | Bundle, modality: Modality, threads: int | None) -> Engine:
+def _open(
+    source: Bundle | Path, engine: str, open_front: Callable[[Bundle | Path, str], Front], what: str
+) -> Front:
+    """One engine by its name, or the fastest for `auto`; warmed up."""
+    if engine == AUTO:
+        return _open_fastest(source, open_front, what)
+    opened = open_front(source, engine)
+    opened.warm_up()
+    return opened
+
+
+def _open_fastest(
+    source: Bundle | Path, open_front: Callable[[Bundle | Path, str], Front], what: str
+) -> Front:
     """Time every installed engine on one crop and keep the fastest open."""
     candidates = [name for name, kind in ENGINES.items() if kind.automatic]
     installed = [name for name in candidates if find_missing(name) is None]
     if not installed:
         raise EngineError(_not_installed(DEFAULT_ENGINE, ENGINES[DEFAULT_ENGINE]))
-    source = open_source(path, AUTO)
-    timed: list[tuple[float, Engine]] = []
+    timed: list[tuple[float, Front]] = []
     try:
         for name in installed:
-            opened = open_engine(source, modality=modality, engine=name, threads=threads)
+            opened = _open(source, name, open_front, what)
             timed.append((_milliseconds(opened), opened))
     except BaseException:
         for _, opened in timed:
@@ -178,18 +258,17 @@ def _open_fastest(path: str | Path | Bundle, modality: Modality, threads: int | 
         opened.close()
     figures = ", ".join(f"{opened.name} {spent:.1f} ms" for spent, opened in timed)
     logger.info(
-        "engine auto: took %s for %s crops, the fastest installed on one crop (%s)",
-        fastest.name, modality.value, figures,
+        "engine auto: took %s for %s, the fastest installed on one crop (%s)",
+        fastest.name, what, figures,
     )  # fmt: skip
     return fastest
 
 
-def _milliseconds(engine: Engine) -> float:
+def _milliseconds(engine: Engine | UnifiedEngine) -> float:
     """Median time of one crop."""
-    batch = np.full((1, *engine.spec.batch_shape), 128, dtype=np.uint8)
     spent = []
     for _ in range(_AUTO_REPEATS):
         start = time.perf_counter()
-        engine.embed(batch)
+        engine.warm_up()
         spent.append(1000 * (time.perf_counter() - start))
     return statistics.median(spent)

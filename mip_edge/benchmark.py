@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from engines.base import Engine
-from engines.table import AUTO, ENGINES, open_engine
-from mip_edge.artifact import open_bundle
+from engines.table import AUTO, DEFAULT_PRECISION, ENGINES, open_engine
+from mip_edge.artifact import Bundle, open_bundle
 from mip_edge.errors import OptionError
 from mip_edge.spec import Batch, Modality
 
@@ -33,6 +33,10 @@ class BenchmarkOptions:
     """Timed calls of each engine, modality and batch."""
     threads: int | None = None
     """Threads of each engine; None leaves it to the runtime."""
+    precision: str = DEFAULT_PRECISION
+    """Which graphs of the bundle."""
+    share_weights: bool = False
+    """Time an engine that can share weights a second time, sharing."""
 
     def __post_init__(self) -> None:
         for engine in self.engines:
@@ -53,6 +57,10 @@ class Timing:
     engine: str
     modality: str
     batch: int
+    share_weights: bool
+    """Whether it was opened to share its weights with the other modality's engine."""
+    macs: int | None
+    """Multiply-accumulates a crop, counted from the graph it ran; None where nobody counted."""
     median_ms: float
     """Milliseconds a crop."""
     p95_ms: float
@@ -62,6 +70,15 @@ class Timing:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An engine that is timed, and what is known of it."""
+
+    engine: Engine
+    share_weights: bool = False
+    macs: int | None = None
 
 
 def benchmark(
@@ -80,7 +97,7 @@ def benchmark(
     timings = []
     for modality in bundle.manifest.specs:
         with ExitStack() as stack:
-            engines: list[Engine] = []
+            runs: list[_Run] = []
             if checkpoint is not None:
                 camera = bundle.manifest.camera[modality]
                 reference = open_engine(
@@ -90,16 +107,34 @@ def benchmark(
                     threads=options.threads,
                     camera=camera,
                 )
-                engines.append(stack.enter_context(reference))
+                runs.append(_Run(stack.enter_context(reference)))
                 _check_same_model(reference, bundle.manifest.fingerprint, checkpoint)
-            for name in options.engines:
-                opened = open_engine(
-                    bundle, modality=modality, engine=name, threads=options.threads
-                )
-                engines.append(stack.enter_context(opened))
+            for run in _open_all(bundle, modality, options):
+                stack.enter_context(run.engine)
+                runs.append(run)
             for batch in options.batches:
-                timings += _time_in_turn(engines, modality, batch, options.repeats, clock)
+                timings += _time_in_turn(runs, modality, batch, options.repeats, clock)
     return timings
+
+
+def _open_all(bundle: Bundle, modality: Modality, options: BenchmarkOptions) -> Iterator[_Run]:
+    """Every engine of the options, one after the other, each asked for once more if it shares."""
+    bundle.graph_path(modality, options.precision)
+    cost = bundle.manifest.precisions[options.precision].graphs[modality].cost
+    for name in options.engines:
+        kind = ENGINES.get(name)
+        twice = options.share_weights and kind is not None and "share_weights" in kind.options
+        for extra in ({}, {"share_weights": True}) if twice else ({},):
+            opened = open_engine(
+                bundle,
+                modality=modality,
+                engine=name,
+                threads=options.threads,
+                precision=options.precision,
+                **extra,
+            )
+            counted = cost is not None and ENGINES[opened.name].runs_graph
+            yield _Run(opened, bool(extra), cost.macs if cost and counted else None)
 
 
 def _check_same_model(reference: Engine, fingerprint: str, checkpoint: str | Path) -> None:
@@ -111,7 +146,7 @@ def _check_same_model(reference: Engine, fingerprint: str, checkpoint: str | Pat
 
 
 def _time_in_turn(
-    engines: Sequence[Engine],
+    runs: Sequence[_Run],
     modality: Modality,
     batch: int,
     repeats: int,
@@ -119,6 +154,7 @@ def _time_in_turn(
 ) -> list[Timing]:
     """One call of each engine after the other, `repeats` times over."""
     rng = np.random.default_rng(_SEED)
+    engines = [run.engine for run in runs]
     crops: Batch = rng.integers(0, 256, (batch, *engines[0].spec.batch_shape), dtype=np.uint8)
     spent = np.zeros((len(engines), repeats))
     for engine in engines:
@@ -132,25 +168,36 @@ def _time_in_turn(
     medians = np.median(spent, axis=1)
     return [
         Timing(
-            engine=engine.name,
+            engine=run.engine.name,
             modality=modality.value,
             batch=batch,
+            share_weights=run.share_weights,
+            macs=run.macs,
             median_ms=float(medians[row]),
             p95_ms=float(np.percentile(spent[row], 95)),
             speedup=float(medians[0] / medians[row]) if medians[row] > 0 else 1.0,
         )
-        for row, engine in enumerate(engines)
+        for row, run in enumerate(runs)
     ]
 
 
 def format_timings(timings: Sequence[Timing]) -> str:
-    """A table for the console."""
+    """A table for the console; operation counts where one is known."""
+    counted = any(timing.macs is not None for timing in timings)
+    width = max(12, *(len(_name(timing)) for timing in timings))
     lines = [
-        f"{'engine':<12} {'modality':<9} {'batch':>5} {'ms/crop':>9} {'p95':>9} {'x first':>8}"
+        f"{'engine':<{width}} {'modality':<9} {'batch':>5} {'ms/crop':>9} {'p95':>9} {'x first':>8}"
+        + (f" {'GMAC/crop':>9}" if counted else "")
     ]
-    lines += [
-        f"{timing.engine:<12} {timing.modality:<9} {timing.batch:>5} "
-        f"{timing.median_ms:>9.2f} {timing.p95_ms:>9.2f} {timing.speedup:>8.2f}"
-        for timing in timings
-    ]
+    for timing in timings:
+        macs = "-" if timing.macs is None else f"{timing.macs / 1e9:.2f}"
+        lines.append(
+            f"{_name(timing):<{width}} {timing.modality:<9} {timing.batch:>5} "
+            f"{timing.median_ms:>9.2f} {timing.p95_ms:>9.2f} {timing.speedup:>8.2f}"
+            + (f" {macs:>9}" if counted else "")
+        )
     return "\n".join(lines)
+
+
+def _name(timing: Timing) -> str:
+    return timing.engine + (" sharing" if timing.share_weights else "")

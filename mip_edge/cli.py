@@ -51,6 +51,14 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.export:export",
         "Export the checkpoint WEIGHTS to a bundle for the device",
     ),
+    "bundle": Subcommand(
+        "mip_edge.commands.bundle:bundle",
+        "Verify a bundle, show what it promises, or pack it into one file for transport",
+    ),
+    "inspect": Subcommand(
+        "mip_edge.commands.inspection:inspect",
+        "Count what each graph of BUNDLE costs a crop: operations by part, weights, live memory",
+    ),
     "benchmark": Subcommand(
         "mip_edge.commands.benchmark:benchmark",
         "Time engines on BUNDLE, in turn: median and 95th percentile of milliseconds a crop",
@@ -58,6 +66,10 @@ COMMANDS: dict[str, Subcommand] = {
     "benchmark-train": Subcommand(
         "mip_edge.commands.benchmark_train:benchmark_train",
         "Time a whole training step beside the published forward with its dead work, in turn",
+    ),
+    "benchmark-export": Subcommand(
+        "mip_edge.commands.benchmark_export:benchmark_export",
+        "Time the exported graph beside the published one and the steps between, in turn",
     ),
     "embed": Subcommand("mip_edge.commands.embed:embed", "Embed images into unit-length vectors"),
     "search": Subcommand(

@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 import torch
 
-from export.bundle import ExportReport, export_bundle
+from export.bundle import export_bundle
+from export.exported import ExportReport
+from export.options import ExportOptions
 from mip_edge.benchmark import BenchmarkOptions, Timing, benchmark
 from mip_edge.checkpoint import read_metadata, save
 from mip_edge.data.image import write_image
@@ -143,7 +145,7 @@ def run_demo(
     tell(_rates("fine-tuned", report.figures["fine-tuned"]))
 
     clock.start("Exporting to ONNX, and comparing every graph with PyTorch on test crops")
-    report.exported = export_bundle(best, bundle, crops=data / "query")
+    report.exported = export_bundle(best, bundle, ExportOptions(crops=data / "query"))
     for modality, parity in report.exported.parity.items():
         cosine = f"{parity.smallest_cosine:.6f}"
         tell(f"{modality.value}: smallest cosine {cosine} on {parity.crops} crops")

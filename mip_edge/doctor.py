@@ -41,6 +41,7 @@ DEPENDENCIES = (
     Dependency("cv2", "opencv-python"),
     Dependency("click", "click"),
     Dependency("rich", "rich"),
+    Dependency("fastjsonschema", "fastjsonschema"),
     Dependency("onnxruntime", "onnxruntime"),
     Dependency("openvino", "openvino", "openvino"),
     Dependency("trackers", "trackers", "live"),

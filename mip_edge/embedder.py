@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engines.base import Engine
-from engines.table import DEFAULT_ENGINE, open_engine, open_source
+from engines.base import Engine, UnifiedEngine
+from engines.table import (
+    DEFAULT_ENGINE,
+    DEFAULT_PRECISION,
+    check_options,
+    open_engine,
+    open_source,
+    open_unified,
+)
 from mip_edge.artifact import Bundle
 from mip_edge.errors import BundleError, EngineError, OptionError
-from mip_edge.preprocess import prepare
+from mip_edge.preprocess import prepare, prepare_mixed
 from mip_edge.spec import Crop, EmbedderSpec, Embeddings, Modality
 
 if TYPE_CHECKING:
@@ -24,7 +31,11 @@ _CROPS_AT_ONCE = 64
 
 
 class Embedder:
-    """One model with an engine for each modality; a bundle's are opened when first needed."""
+    """One model for crops of both modalities; a bundle's engines are opened when first needed.
+
+    A bundle of the layout `unified` has one engine for both: its weights are in memory once, and
+    crops of mixed modalities are embedded in mixed batches. Any other has one for each modality.
+    """
 
     def __init__(
         self,
@@ -33,6 +44,8 @@ class Embedder:
         source: Path | Bundle | None = None,
         engine: str = DEFAULT_ENGINE,
         threads: int | None = None,
+        precision: str = DEFAULT_PRECISION,
+        share_weights: bool = False,
         engines: Mapping[Modality, Engine] | None = None,
         min_similarity: float | None = None,
     ) -> None:
@@ -40,8 +53,13 @@ class Embedder:
         self.specs = dict(specs)
         self.min_similarity = min_similarity
         self._source = source
-        self._engine = engine
-        self._threads = threads
+        self._opening: dict[str, Any] = {
+            "engine": engine,
+            "threads": threads,
+            "precision": precision,
+            **({"share_weights": True} if share_weights else {}),
+        }
+        self._unified: UnifiedEngine | None = None
         self._engines: dict[Modality, Engine] = dict(engines or {})
         self._closed = False
 
@@ -52,23 +70,31 @@ class Embedder:
         engine: str = DEFAULT_ENGINE,
         *,
         threads: int | None = None,
+        precision: str = DEFAULT_PRECISION,
+        share_weights: bool = False,
         **options: Any,
     ) -> Embedder:
         """Open a bundle folder, or a checkpoint with the engine `torch`.
 
-        `options` go to `open_engine`: `torch` knows `camera` and `device`.
+        `precision` is that of the graphs; `fp16` is made for GPUs, on a CPU it is mostly slower.
+        `share_weights` (onnxruntime) keeps the weights of both modalities in memory once, for a
+        somewhat slower call. `options` go to `open_engine`: `torch` knows `camera` and `device`.
         Raises: BundleError, CheckpointError or EngineError with the way out.
         """
         source = open_source(path, engine)
+        asked = {**options, "share_weights": True} if share_weights else options
+        check_options(engine, threads=threads, precision=precision, options=asked)
         if isinstance(source, Path):
             return cls._open_checkpoint(source, engine, threads, options)
-        if options:
-            raise OptionError(f"the engine {engine} has no option {sorted(options)[0]!r}")
+        for modality in source.manifest.specs:
+            source.graph_path(modality, precision)
         return cls(
             source.manifest.specs,
             source=source,
             engine=engine,
             threads=threads,
+            precision=precision,
+            share_weights=share_weights,
             min_similarity=source.manifest.min_similarity,
         )
 
@@ -88,13 +114,14 @@ class Embedder:
         `modality` is that of all crops, or one for each.
         Raises: ImageError for a crop that is none; OptionError if the modalities do not fit.
         """
+        unified = isinstance(self._source, Bundle) and self._source.unified
         if isinstance(modality, Modality):
-            return self._embed_alike(crops, modality)
-        if isinstance(modality, str) or len(modality) != len(crops):
-            came = repr(modality) if isinstance(modality, str) else f"{len(modality)}"
-            raise OptionError(
-                f"modality {came} for {len(crops)} crops; expected a Modality, or one for each"
-            )
+            if not unified:
+                return self._embed_alike(crops, modality)
+            modality = [modality] * len(crops)
+        _check_modalities(crops, modality)
+        if unified:
+            return self._embed_mixed(crops, modality)
         embeddings = np.zeros((len(crops), self.dimension), dtype=np.float32)
         for one in Modality:
             rows = [row for row, its_modality in enumerate(modality) if its_modality is one]
@@ -104,8 +131,9 @@ class Embedder:
 
     def close(self) -> None:
         """Close the engines; closing twice is allowed."""
-        for engine in self._engines.values():
-            engine.close()
+        for engine in (*self._engines.values(), self._unified):
+            if engine is not None:
+                engine.close()
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -149,14 +177,42 @@ class Embedder:
             return np.zeros((0, engine.spec.dimension), dtype=np.float32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def _embed_mixed(self, crops: Sequence[Crop], modalities: Sequence[Modality]) -> Embeddings:
+        self._check_open()
+        if self._unified is None:
+            assert self._source is not None  # only a bundle is unified
+            self._unified = open_unified(self._source, **self._opening)
+        embeddings = np.empty((len(crops), self.dimension), dtype=np.float32)
+        for start in range(0, len(crops), _CROPS_AT_ONCE):
+            rows = slice(start, start + _CROPS_AT_ONCE)
+            batch = prepare_mixed(crops[rows], modalities[rows], self.specs)
+            embeddings[rows] = self._unified.embed(batch, modalities[rows])
+        return embeddings
+
     def _engine_of(self, modality: Modality) -> Engine:
-        if self._closed:
-            raise EngineError("this embedder is closed; open it anew with Embedder.open")
+        self._check_open()
         if modality not in self._engines:
             if modality not in self.specs or self._source is None:
                 known = ", ".join(known.value for known in self.specs)
                 raise BundleError(f"no engine for {modality.value} crops here; there is: {known}")
-            self._engines[modality] = open_engine(
-                self._source, modality=modality, engine=self._engine, threads=self._threads
-            )
+            self._engines[modality] = open_engine(self._source, modality=modality, **self._opening)
         return self._engines[modality]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("this embedder is closed; open it anew with Embedder.open")
+
+
+def _check_modalities(crops: Sequence[Crop], modalities: Sequence[Modality]) -> None:
+    """Raises: OptionError if there is not one Modality for each crop."""
+    if isinstance(modalities, str):
+        came = repr(modalities)
+    elif len(modalities) != len(crops):
+        came = f"{len(modalities)}"
+    elif other := [one for one in modalities if not isinstance(one, Modality)]:
+        came = repr(other[0])
+    else:
+        return
+    raise OptionError(
+        f"modality {came} for {len(crops)} crops; expected a Modality, or one for each"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from engines.table import DEFAULT_ENGINE
+from engines.table import DEFAULT_ENGINE, DEFAULT_PRECISION
 from mip_edge.data.folder import find_images
 from mip_edge.data.image import IMAGE_SUFFIXES, read_image
 from mip_edge.embedder import Embedder
@@ -146,6 +146,8 @@ def embed_to_file(
     output: Path,
     *,
     engine: str | None = None,
+    precision: str = DEFAULT_PRECISION,
+    share_weights: bool = False,
     batch: int = 32,
     overwrite: bool = False,
 ) -> StoredEmbeddings:
@@ -153,7 +155,10 @@ def embed_to_file(
     if output.suffix != ".npz":
         raise OutputError(f"{output} ends in no .npz; embeddings are written as .npz")
     check_output(output, overwrite=overwrite)
-    with Embedder.open(path, engine=engine or default_engine(path)) as embedder:
+    runs = engine or default_engine(path)
+    with Embedder.open(
+        path, engine=runs, precision=precision, share_weights=share_weights
+    ) as embedder:
         stored = embed_images(embedder, sources, modality, batch=batch)
     stored.save(output, overwrite=overwrite)
     return stored

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from mip_edge.errors import ImageError
-from mip_edge.spec import Batch, Crop, EmbedderSpec
+from mip_edge.spec import Batch, Crop, EmbedderSpec, Modality
 
 
 def prepare(crops: Sequence[Crop], spec: EmbedderSpec) -> Batch:
@@ -20,6 +20,23 @@ def prepare(crops: Sequence[Crop], spec: EmbedderSpec) -> Batch:
     batch = np.empty((len(crops), *spec.batch_shape), dtype=np.uint8)
     for index, crop in enumerate(crops):
         batch[index] = _prepare_one(crop, spec)
+    return batch
+
+
+def prepare_mixed(
+    crops: Sequence[Crop],
+    modalities: Sequence[Modality],
+    specs: Mapping[Modality, EmbedderSpec],
+) -> Batch:
+    """The same for a graph of both modalities, (N, H, W, 3) uint8, each crop by its own spec.
+
+    An infrared crop has its one channel three times. All specs are of one size.
+    Raises: ImageError as `prepare` does.
+    """
+    size = next(iter(specs.values()))
+    batch = np.empty((len(crops), size.height, size.width, 3), dtype=np.uint8)
+    for index, (crop, modality) in enumerate(zip(crops, modalities, strict=True)):
+        batch[index] = _prepare_one(crop, specs[modality])
     return batch
 
 

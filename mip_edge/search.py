@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.table import DEFAULT_PRECISION
 from mip_edge.data.image import check_image_suffix, read_image, write_image
 from mip_edge.embedder import Embedder
 from mip_edge.embedding import (
@@ -84,6 +85,7 @@ def search(
     options: SearchOptions,
     *,
     engine: str | None = None,
+    precision: str = DEFAULT_PRECISION,
     picture: Path | None = None,
     overwrite: bool = False,
 ) -> list[RankedAnswers]:
@@ -91,7 +93,8 @@ def search(
     if picture is not None:
         check_image_suffix(picture)
         check_output(picture, overwrite=overwrite)
-    with Embedder.open(path, engine=engine or default_engine(path)) as embedder:
+    runs = engine or default_engine(path)
+    with Embedder.open(path, engine=runs, precision=precision) as embedder:
         lists = search_images(embedder, queries, gallery, options)
     if picture is not None:
         write_image(picture, draw_answers(lists, options.query_modality))

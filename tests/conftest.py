@@ -50,3 +50,14 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     export_bundle(tiny_checkpoint, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_unified_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network in the layout `unified`, with float16 too; not to be changed."""
+    from export.bundle import export_bundle
+    from export.options import ExportOptions
+
+    path = tmp_path_factory.mktemp("bundle") / "unified"
+    export_bundle(tiny_checkpoint, path, ExportOptions(layout="unified", fp16=True))
+    return path

@@ -174,7 +174,6 @@ def test_every_dependency_that_make_installs_is_pinned_to_a_tested_version() -> 
     assert all(str(pin).startswith("==") for pin in pins.values())
     text = (ROOT / "pyproject.toml").read_text()
     unpinned = {"cuda-bindings", "tensorrt", "pycuda"}  # extras that make does not install
-    unpinned |= {"tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"}
     for requirement in map(Requirement, re.findall(r'"([a-z][a-z-]*[<>=][^"]*)"', text)):
         assert requirement.name in pins or requirement.name in unpinned
         if requirement.name in pins:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option
+from mip_edge.commands.shared import (
+    batch_option,
+    engine_option,
+    precision_option,
+    share_weights_option,
+)
 
 
 @click.command()
@@ -28,6 +33,8 @@ from mip_edge.commands.shared import batch_option, engine_option
     help="The .npz to write: embeddings, paths, modality, fingerprint of the model.",
 )
 @engine_option
+@precision_option
+@share_weights_option
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
@@ -37,6 +44,8 @@ def embed(
     modality: str,
     output: Path,
     engine: str | None,
+    precision: str,
+    share_weights: bool,
     batch: int,
     as_json: bool,
     overwrite: bool,
@@ -54,6 +63,8 @@ def embed(
         Modality(modality),
         output,
         engine=engine,
+        precision=precision,
+        share_weights=share_weights,
         batch=batch,
         overwrite=overwrite,
     )

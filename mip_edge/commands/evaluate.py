@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option
+from mip_edge.commands.shared import batch_option, engine_option, precision_option
 
 
 @click.command()
@@ -58,6 +58,7 @@ from mip_edge.commands.shared import batch_option, engine_option
     help="Write the embeddings to this .npz, to be scored again as MODEL.",
 )
 @engine_option
+@precision_option
 @batch_option
 @click.option(
     "--picture",
@@ -85,6 +86,7 @@ def evaluate(
     camera: str | None,
     save_embeddings: Path | None,
     engine: str | None,
+    precision: str,
     batch: int,
     picture: Path | None,
     picture_queries: int,
@@ -116,6 +118,7 @@ def evaluate(
             data,
             options,
             engine=engine,
+            precision=precision,
             batch=batch,
             save_embeddings=save_embeddings,
             overwrite=overwrite,
@@ -129,6 +132,7 @@ def evaluate(
             data,
             options,
             engine=engine,
+            precision=precision,
             batch=batch,
             picture=picture,
             picture_queries=picture_queries,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from mip_edge.commands.shared import precision_option, share_weights_option
 
 if TYPE_CHECKING:
     from mip_edge.live.options import LiveOptions
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Runtime of the embedder; `mip-edge doctor` lists those that open here.",
 )
+@precision_option
+@share_weights_option
 @click.option(
     "--detector",
     default="nanodet",
@@ -109,6 +113,8 @@ def live(
     bundle: Path,
     sources: tuple[str, ...],
     engine: str,
+    precision: str,
+    share_weights: bool,
     detector: str,
     min_score: float,
     min_similarity: float | None,
@@ -151,18 +157,19 @@ def live(
         overwrite=overwrite,
     )
     options.check_outputs()
-    report = run(options, bundle, engine)
+    opening = {"engine": engine, "precision": precision, "share_weights": share_weights}
+    report = run(options, bundle, opening)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.table())
 
 
-def run(options: LiveOptions, bundle: Path, engine: str) -> LiveReport:
-    """Open the embedder, run the loop; a line of progress where somebody watches."""
+def run(options: LiveOptions, bundle: Path, opening: Mapping[str, Any]) -> LiveReport:
+    """Open the embedder as `opening` says and run the loop; a line of progress on a terminal."""
     from rich.console import Console
 
     from mip_edge.embedder import Embedder
     from mip_edge.live.loop import run_live
 
-    with Embedder.open(bundle, engine=engine, threads=options.threads) as embedder:
+    with Embedder.open(bundle, threads=options.threads, **opening) as embedder:
         if not sys.stderr.isatty():
             return run_live(options, embedder)
         with Console(stderr=True).status("opening the cameras") as status:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option
+from mip_edge.commands.shared import batch_option, engine_option, precision_option
 
 
 @click.command()
@@ -47,6 +47,7 @@ from mip_edge.commands.shared import batch_option, engine_option
     help="Write the ranked lists as PNG or JPEG.",
 )
 @engine_option
+@precision_option
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranked lists as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
@@ -59,6 +60,7 @@ def search(
     top: int,
     picture: Path | None,
     engine: str | None,
+    precision: str,
     batch: int,
     as_json: bool,
     overwrite: bool,
@@ -84,6 +86,7 @@ def search(
         gallery,
         options,
         engine=engine,
+        precision=precision,
         picture=picture,
         overwrite=overwrite,
     )

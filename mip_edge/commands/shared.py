@@ -10,6 +10,20 @@ engine_option = click.option(
     show_default="torch for a .safetensors file, onnxruntime for a bundle",
     help="What runs the model: onnxruntime, openvino, torch or auto.",
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Graphs of the bundle to run. fp16 (mip-edge export --fp16) is made for GPUs; on a CPU it "
+    "is mostly slower. A .safetensors file runs in fp32.",
+)
+share_weights_option = click.option(
+    "--share-weights",
+    is_flag=True,
+    help="Keep the weights of both modalities in memory once, for a somewhat slower call "
+    "(onnxruntime; a bundle of the layout unified has them once anyway).",
+)
 batch_option = click.option(
     "--batch",
     type=click.IntRange(min=1),

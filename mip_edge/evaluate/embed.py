@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.table import DEFAULT_PRECISION
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.embedder import Embedder
 from mip_edge.embedding import CropEmbedder, default_engine, embed_files
@@ -33,6 +34,7 @@ def embed_dataset(
     dataset: Dataset,
     *,
     engine: str | None = None,
+    precision: str = DEFAULT_PRECISION,
     batch: int = 32,
     camera: str | None = None,
 ) -> DatasetEmbeddings:
@@ -47,11 +49,11 @@ def embed_dataset(
     same = dataset.query is dataset.gallery
     samples = list(dataset.query) if same else [*dataset.query, *dataset.gallery]
     if chosen.policy == OWN:
-        embeddings, fingerprint = _embed_own(path, samples, runs, batch)
+        embeddings, fingerprint = _embed_own(path, samples, runs, precision, batch)
     else:
         # `mean` is what an engine does unasked, and the only way of those that know no cameras
         options: dict[str, Any] = {"camera": chosen.policy} if camera is not None else {}
-        with Embedder.open(path, runs, **options) as embedder:
+        with Embedder.open(path, runs, precision=precision, **options) as embedder:
             fingerprint = embedder.fingerprint
             embeddings = embed_samples(embedder, samples, batch=batch)
     if same:
@@ -61,13 +63,13 @@ def embed_dataset(
 
 
 def _embed_own(
-    path: Path, samples: Sequence[Sample], engine: str, batch: int
+    path: Path, samples: Sequence[Sample], engine: str, precision: str, batch: int
 ) -> tuple[Embeddings, str]:
     """All images of one camera after those of another, each with its camera's embedding."""
     embeddings, fingerprint = None, ""
     for camera in sorted({str(sample.camera) for sample in samples}):
         rows = [row for row, sample in enumerate(samples) if sample.camera == camera]
-        with Embedder.open(path, engine, camera=camera) as embedder:
+        with Embedder.open(path, engine, precision=precision, camera=camera) as embedder:
             fingerprint = embedder.fingerprint
             if embeddings is None:
                 embeddings = np.empty((len(samples), embedder.dimension), dtype=np.float32)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from engines.table import DEFAULT_PRECISION
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.data.image import check_image_suffix, write_image
 from mip_edge.data.readers import read_dataset
@@ -146,6 +147,7 @@ def evaluate_model(
     options: EvaluateOptions | None = None,
     *,
     engine: str | None = None,
+    precision: str = DEFAULT_PRECISION,
     batch: int = 32,
     picture: Path | None = None,
     picture_queries: int = 8,
@@ -154,8 +156,9 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Evaluates a bundle, a .safetensors checkpoint or saved embeddings (.npz) on `data`.
 
-    `engine` None is torch for a checkpoint, the default engine for a bundle. `picture` gets the
-    ranked lists of `picture_queries` infrared queries, `save_embeddings` the embeddings.
+    `engine` None is torch for a checkpoint, the default engine for a bundle; `precision` is that
+    of the bundle's graphs. `picture` gets the ranked lists of `picture_queries` infrared queries,
+    `save_embeddings` the embeddings.
     Raises: OptionError for a protocol, camera or file that does not go with the rest; DatasetError
     for a model that has learned from the people it would be tested on.
     """
@@ -164,10 +167,11 @@ def evaluate_model(
     path, root = Path(path), Path(data)
     _check_outputs(picture, save_embeddings, overwrite=overwrite)
     stored = path.suffix == STORED
-    if stored and (save_embeddings or options.camera or engine):
+    another = precision != DEFAULT_PRECISION
+    if stored and (save_embeddings or options.camera or engine or another):
         raise OptionError(
-            f"{path} holds embeddings already: --save-embeddings, --camera and --engine are for a "
-            "checkpoint or a bundle"
+            f"{path} holds embeddings already: --save-embeddings, --camera, --engine and "
+            "--precision are for a checkpoint or a bundle"
         )
     if not stored:
         check_split(path, options.dataset, options.split)
@@ -175,7 +179,9 @@ def evaluate_model(
     if stored:
         embedded = DatasetEmbeddings.load(path, dataset, root)
     else:
-        embedded = embed_dataset(path, dataset, engine=engine, batch=batch, camera=options.camera)
+        embedded = embed_dataset(
+            path, dataset, engine=engine, precision=precision, batch=batch, camera=options.camera
+        )
     if save_embeddings is not None:
         embedded.save(save_embeddings, dataset, root, overwrite=overwrite)
     started = time.perf_counter()
@@ -205,6 +211,7 @@ def evaluate_splits(
     *,
     splits: Sequence[int] = SPLITS,
     engine: str | None = None,
+    precision: str = DEFAULT_PRECISION,
     batch: int = 32,
     save_embeddings: Path | None = None,
     overwrite: bool = False,
@@ -232,6 +239,7 @@ def evaluate_splits(
             data,
             replace(options, split=split),
             engine=engine,
+            precision=precision,
             batch=batch,
             save_embeddings=save_embeddings and fill_split(str(save_embeddings), split),
             overwrite=overwrite,

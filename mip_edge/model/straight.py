@@ -111,9 +111,9 @@ def projected_prompts(prompts: ModalityPrompts, layer: int, modality: Tensor) ->
 def generated_prompts(prompts: InstancePrompts, patches: Tensor) -> Tensor:
     """Instance prompts (B, T, D): the first rows of a block over queries and patches (B, P, D)."""
     if prompts.queries is None:
-        queries = patches.new_zeros(len(patches), prompts.length, prompts.width)
+        queries = patches.new_zeros(patches.shape[0], prompts.length, prompts.width)
     else:
-        queries = prompts.queries.expand(len(patches), -1, -1).to(patches.dtype)
+        queries = prompts.queries.expand(patches.shape[0], -1, -1).to(patches.dtype)
     rows = whole_block(prompts.block, torch.cat([queries, patches], dim=1))
     return rows[:, : prompts.length]
 

@@ -119,7 +119,7 @@ class Block(nn.Module):
 
     def drop(self, branch: Tensor) -> Tensor:
         """Stochastic depth: in training a branch (B, N, D) of a crop is left out at random."""
-        return self._drop(branch, (len(branch), 1, 1))
+        return self._drop(branch, (branch.shape[0], 1, 1))
 
     def drop_rows(self, branch: Tensor) -> Tensor:
         """The same for rows (B, G, D) that each come from a pass of their own."""

@@ -1,4 +1,4 @@
-"""The one contract, on every engine of the table."""
+"""The one contract, on every engine of the table and every layout of a bundle."""
 
 from __future__ import annotations
 
@@ -10,16 +10,30 @@ import pytest
 
 from engines.base import Engine
 from engines.parity import compare
-from engines.table import ENGINES, find_missing, open_engine
+from engines.table import ENGINES, find_missing, open_engine, open_unified
 from mip_edge.errors import EngineError
 from mip_edge.spec import Batch, Modality
+from tests.engines.layouts import write_unified
 
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
-def engine_name(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
+CASES = [
+    (name, layout)
+    for name, kind in ENGINES.items()
+    for layout in (("per-modality", "unified") if kind.opens == "bundle" else ("checkpoint",))
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    chosen: tuple[str, str] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def engine_name(case: tuple[str, str]) -> str:
+    name = case[0]
     missing = find_missing(name)
     if missing is not None:
         pytest.skip(missing)
@@ -33,8 +47,20 @@ def modality(request: pytest.FixtureRequest) -> Modality:
 
 
 @pytest.fixture(scope="module")
-def source(engine_name: str, tiny_bundle: Path, tiny_checkpoint: Path) -> Path:
-    return tiny_bundle if ENGINES[engine_name].opens == "bundle" else tiny_checkpoint
+def unified_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_unified(tiny_bundle, tmp_path_factory.mktemp("unified") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def source(
+    case: tuple[str, str], tiny_bundle: Path, unified_bundle: Path, tiny_checkpoint: Path
+) -> Path:
+    places = {
+        "per-modality": tiny_bundle,
+        "unified": unified_bundle,
+        "checkpoint": tiny_checkpoint,
+    }
+    return places[case[1]]
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +158,63 @@ def test_use_after_close_is_an_error(engine_name: str, source: Path, modality: M
     engine.close()
     with pytest.raises(EngineError, match=f"{engine_name} engine is closed"):
         engine.embed(batch)
+
+
+@pytest.fixture(params=[name for name, kind in ENGINES.items() if kind.opens == "bundle"])
+def bundle_engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    missing = find_missing(name)
+    if missing is not None:
+        pytest.skip(missing)
+    return name
+
+
+def test_a_mixed_batch_is_what_each_modality_is_alone(
+    bundle_engine: str, unified_bundle: Path
+) -> None:
+    modalities = [Modality.VISIBLE if row % 3 else Modality.INFRARED for row in range(37)]
+    infrared = np.array([modality is Modality.INFRARED for modality in modalities])
+    with open_unified(unified_bundle, engine=bundle_engine, threads=1) as engine:
+        visible = engine.specs[Modality.VISIBLE]
+        rng = np.random.default_rng(4)
+        batch = rng.integers(0, 256, (37, *visible.batch_shape), np.uint8)
+        batch[infrared] = batch[infrared][..., :1]
+        mixed = engine.embed(batch, modalities)
+        assert engine.embed(batch[:0], []).shape == (0, visible.dimension)
+    for modality, rows in ((Modality.VISIBLE, ~infrared), (Modality.INFRARED, infrared)):
+        with open_engine(
+            unified_bundle, modality=modality, engine=bundle_engine, threads=1
+        ) as alone:
+            own = batch[rows][..., : modality.channels]
+            np.testing.assert_allclose(mixed[rows], alone.embed(own), atol=1e-5)
+
+
+def test_a_mixed_batch_that_does_not_fit_is_told(bundle_engine: str, unified_bundle: Path) -> None:
+    light = [Modality.INFRARED, Modality.VISIBLE]
+    engine = open_unified(unified_bundle, engine=bundle_engine, threads=1)
+    batch = np.zeros((2, *engine.specs[Modality.VISIBLE].batch_shape), np.uint8)
+    with pytest.raises(EngineError, match=r"uint8 of shape \(2, 64, 32, 1\) came.*prepare_mixed"):
+        engine.embed(batch[..., :1], light)
+    with pytest.raises(EngineError, match="1 modalities came for 2 crops"):
+        engine.embed(batch, light[:1])
+    batch[1, 0, 0, 2] = 9  # a visible crop may be coloured
+    engine.embed(batch, light)
+    batch[0, 5, 5, 2] = 9
+    with pytest.raises(EngineError, match="infrared crop came whose three channels differ"):
+        engine.embed(batch, light)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.embed(batch, light)
+
+
+@pytest.mark.parametrize("layout", ["per-modality", "unified"])
+def test_sharing_weights_changes_no_embedding(
+    layout: str, modality: Modality, tiny_bundle: Path, unified_bundle: Path
+) -> None:
+    bundle = tiny_bundle if layout == "per-modality" else unified_bundle
+    with (
+        open_engine(bundle, modality=modality, threads=1) as plain,
+        open_engine(bundle, modality=modality, threads=1, share_weights=True) as sharing,
+    ):
+        batch = make_batch(plain, 3)
+        np.testing.assert_allclose(sharing.embed(batch), plain.embed(batch), atol=2e-6)

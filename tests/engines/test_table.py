@@ -6,11 +6,13 @@ import logging
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from engines.table import ENGINES, find_missing, open_engine
+from engines.table import AUTO, ENGINES, find_missing, open_engine, open_unified
 from mip_edge.errors import BundleError, CheckpointError, EngineError, OptionError
 from mip_edge.spec import Modality
+from tests.engines.layouts import write_negated, write_unified
 
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
 
@@ -100,3 +102,54 @@ def test_auto_says_in_one_line_what_it_took_and_why(
         assert f"took {engine.name} for infrared crops" in line
         assert "onnxruntime" in line
         assert " ms" in line
+
+
+@pytest.fixture(scope="module")
+def two_precisions(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_negated(tiny_bundle, tmp_path_factory.mktemp("precisions") / "bundle")
+
+
+@pytest.mark.parametrize(
+    "engine", [name for name, kind in ENGINES.items() if kind.runs_graph] + [AUTO]
+)
+def test_the_graphs_of_the_precision_are_those_that_run(two_precisions: Path, engine: str) -> None:
+    if engine != AUTO and (missing := find_missing(engine)):
+        pytest.skip(missing)
+    embeddings = {}
+    for precision in ("fp32", "fp16"):
+        with open_engine(
+            two_precisions, modality=Modality.INFRARED, engine=engine, precision=precision
+        ) as opened:
+            batch = np.full((2, *opened.spec.batch_shape), 90, np.uint8)
+            embeddings[precision] = opened.embed(batch)
+    np.testing.assert_allclose(embeddings["fp16"], -embeddings["fp32"], atol=1e-6)
+
+
+def test_a_precision_that_the_bundle_lacks_is_told_with_the_way_to_it(tiny_bundle: Path) -> None:
+    expected = "holds no fp16 graphs; it holds: fp32.*mip-edge export WEIGHTS -o BUNDLE --fp16"
+    for engine in ("onnxruntime", "fake", AUTO):
+        with pytest.raises(BundleError, match=expected):
+            open_engine(tiny_bundle, modality=Modality.VISIBLE, engine=engine, precision="fp16")
+
+
+def test_a_checkpoint_runs_in_float32_only(tiny_checkpoint: Path) -> None:
+    with pytest.raises(OptionError, match="--precision fp16: the engine torch.*knows fp32 only"):
+        open_engine(tiny_checkpoint, modality=Modality.VISIBLE, engine="torch", precision="fp16")
+
+
+def test_an_engine_that_cannot_share_weights_names_the_one_that_can(tiny_bundle: Path) -> None:
+    for engine in ("fake", AUTO):
+        with pytest.raises(OptionError, match="'share_weights'; choose --engine onnxruntime"):
+            open_engine(tiny_bundle, modality=Modality.VISIBLE, engine=engine, share_weights=True)
+
+
+def test_one_session_for_both_needs_a_unified_bundle(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match="no graph of both modalities.*--layout unified"):
+        open_unified(tiny_bundle)
+    with pytest.raises(BundleError, match="no graph of both modalities"):
+        open_unified(tiny_checkpoint, engine="torch")
+    with open_unified(write_unified(tiny_bundle, tmp_path / "one"), engine=AUTO) as engine:
+        assert ENGINES[engine.name].automatic
+        assert set(engine.specs) == set(Modality)

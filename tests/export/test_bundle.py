@@ -15,7 +15,9 @@ from click.testing import CliRunner
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
 
 from export import bundle as exporter
-from export.bundle import collect_crops, export_bundle
+from export.bundle import export_bundle
+from export.gate import collect_crops
+from export.options import ExportOptions
 from mip_edge.artifact import open_bundle
 from mip_edge.cli import cli
 from mip_edge.data.image import write_image
@@ -48,7 +50,7 @@ def test_the_bundle_holds_its_files_and_the_measured_parity(tiny_bundle: Path) -
     assert manifest.provenance["training"]["data"] == "none: random weights"
     assert set(manifest.camera.values()) == {"mean"}
     report = (tiny_bundle / "report.md").read_text(encoding="utf-8")
-    assert "| visible.onnx | fp32 | mean | 16 | 1.000000 | 1.000000 | 100.0% |" in report
+    assert "| visible, visible.onnx | fp32 | mean | 16 | 1.000000 | 1.000000 | 100.0% |" in report
     assert manifest.fingerprint in report
 
 
@@ -79,9 +81,10 @@ def test_a_parity_failure_names_graph_and_crop_and_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ParityError, match=r"visible.onnx differs.*cosine 1\.0.* \(1 - .*synthetic person"
+        ParityError,
+        match=r"exported module of visible.onnx differs.*cosine 1\.0.* \(1 - .*synthetic person",
     ):
-        export_bundle(tiny_checkpoint, tmp_path / "bundle", min_cosine=1.0)
+        export_bundle(tiny_checkpoint, tmp_path / "bundle", ExportOptions(min_cosine=1.0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,9 +113,9 @@ def test_an_existing_target_is_refused_and_survives_a_failed_overwrite(
     with pytest.raises(OutputError, match="exists already.*--overwrite"):
         export_bundle(tiny_checkpoint, target)
     with pytest.raises(ParityError):
-        export_bundle(tiny_checkpoint, target, min_cosine=1.0, overwrite=True)
+        export_bundle(tiny_checkpoint, target, ExportOptions(min_cosine=1.0), overwrite=True)
     assert read_files(target) == before
-    export_bundle(tiny_checkpoint, target, camera="none", overwrite=True)
+    export_bundle(tiny_checkpoint, target, ExportOptions(camera="none"), overwrite=True)
     assert read_files(target) != before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -141,10 +144,13 @@ def test_a_camera_policy_gives_what_torch_gives_under_it(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, camera: str
 ) -> None:
     target = tmp_path / "bundle"
-    report = export_bundle(tiny_checkpoint, target, camera=camera)
+    report = export_bundle(tiny_checkpoint, target, ExportOptions(camera=camera))
     expected = {"none": ("none", "none"), "gate": ("gate", "mean")}[camera]
-    assert (report.camera[Modality.VISIBLE], report.camera[Modality.INFRARED]) == expected
-    crops = [test.crop for test in collect_crops(None, Modality.VISIBLE)[:2]]
+    assert (
+        report.manifest.camera[Modality.VISIBLE],
+        report.manifest.camera[Modality.INFRARED],
+    ) == expected
+    crops = [test.crop for test in collect_crops(None, None, Modality.VISIBLE)[:2]]
     with (
         Embedder.open(target, threads=1) as ours,
         Embedder.open(tiny_checkpoint, engine="torch", camera=camera) as torch_ours,
@@ -162,10 +168,10 @@ def test_crops_of_a_folder_check_the_graph_of_their_modality(tmp_path: Path) -> 
     for name in ("visible/a.png", "infrared/b.png", "c.jpg"):
         write_image(tmp_path / name, image)
     for modality, expected in ((Modality.VISIBLE, "a.png"), (Modality.INFRARED, "b.png")):
-        names = {Path(crop.name).name for crop in collect_crops(tmp_path, modality)}
+        names = {Path(crop.name).name for crop in collect_crops(tmp_path, None, modality)}
         assert names == {expected, "c.jpg"}
     with pytest.raises(OptionError, match="holds no .png or .jpg"):
-        collect_crops(tmp_path / "visible" / "empty", Modality.VISIBLE)
+        collect_crops(tmp_path / "visible" / "empty", None, Modality.VISIBLE)
 
 
 def test_command_exports_and_prints_json(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -174,7 +180,9 @@ def test_command_exports_and_prints_json(tiny_checkpoint: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["bundle"] == target
-    assert document["parity"]["infrared"]["smallest_cosine"] >= 0.99999
+    assert (
+        document["precisions"]["fp32"]["graphs"]["infrared"]["parity"]["smallest_cosine"] >= 0.99999
+    )
     again = CliRunner().invoke(cli, ["export", str(tiny_checkpoint), "-o", target])
     assert again.exit_code == 1
     assert again.stderr.startswith("Error: ")
@@ -185,7 +193,7 @@ def test_command_prints_parity_and_sizes(tiny_checkpoint: Path, tmp_path: Path) 
     arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle")]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "visible: smallest cosine 1.0000000" in result.stdout
+    assert "visible, fp32: smallest cosine 1.0000000" in result.stdout
     assert "weights.bin: " in result.stdout
 
 

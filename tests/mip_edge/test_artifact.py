@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mip_edge.artifact import (
+    Accuracy,
+    Cost,
     FileRecord,
     Graph,
     Manifest,
@@ -22,12 +27,14 @@ from mip_edge.artifact import (
     write_bundle,
 )
 from mip_edge.errors import BundleError, OutputError
+from mip_edge.schema import SCHEMA_PATH, find_fault
 from mip_edge.spec import EmbedderSpec, Modality
 
-SPECS = {modality: EmbedderSpec(modality, 64, 32, 240, "abc") for modality in Modality}
+FINGERPRINT = "ab" * 32
+SPECS = {modality: EmbedderSpec(modality, 64, 32, 240, FINGERPRINT) for modality in Modality}
 PARITY = Parity(smallest_cosine=0.999999, mean_cosine=1.0, top1_agreement=1.0, crops=16)
 MANIFEST = Manifest(
-    fingerprint="abc",
+    fingerprint=FINGERPRINT,
     model={"width": 48},
     specs=SPECS,
     camera=dict.fromkeys(Modality, "mean"),
@@ -65,7 +72,11 @@ def test_what_was_written_is_what_is_opened(bundle: Path) -> None:
     opened = open_bundle(bundle).manifest
     assert opened.specs == SPECS
     assert opened.precisions == MANIFEST.precisions
-    assert (opened.min_similarity, opened.licence, opened.fingerprint) == (0.5, "CC0-1.0", "abc")
+    assert (opened.min_similarity, opened.licence, opened.fingerprint) == (
+        0.5,
+        "CC0-1.0",
+        FINGERPRINT,
+    )
     assert set(opened.files) == {"visible.onnx", "infrared.onnx", "weights.bin"}
     content = b"weights.bin" * 100
     digest = hashlib.sha256(content).hexdigest()
@@ -109,24 +120,56 @@ def test_an_altered_manifest_is_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda document: document.update(extra=1), "unknown key 'extra'"),
-        (lambda document: document["thresholds"].update(max=1), "unknown key 'max'"),
-        (lambda document: document["modalities"]["visible"].update(z=1), "unknown key 'z'"),
-        (lambda document: document.pop("camera"), "the key 'camera' is missing"),
+        (lambda document: document.update(extra=1), "unknown key 'extra' in the document"),
+        (
+            lambda document: document["thresholds"].update(max=1),
+            "unknown key 'max' in thresholds, expected min_similarity",
+        ),
+        (
+            lambda document: document["modalities"]["visible"].update(z=1),
+            "unknown key 'z' in modalities.visible, expected index, height",
+        ),
+        (
+            lambda document: document["precisions"]["fp32"]["graphs"]["visible"]["parity"].pop(
+                "crops"
+            ),
+            "'crops' is missing from precisions.fp32.graphs.visible.parity",
+        ),
+        (lambda document: document.pop("camera"), "the key 'camera' is missing from the document"),
         (lambda document: document.update(schema_version=1), "schema version 1.*reads 2"),
         (lambda document: document.update(format="zip"), "not the manifest of a mip-edge bundle"),
-        (lambda document: document["modalities"].update(radar={}), "radar"),
-        (lambda document: document["modalities"]["visible"].update(height=0), "at least 1"),
+        (lambda document: document["modalities"].update(radar={}), "unknown key 'radar'"),
         (
-            lambda document: document["files"].update({"../x": {"sha256": "", "bytes": 0}}),
-            "leads out of the bundle",
+            lambda document: document["modalities"]["visible"].update(height=0),
+            "modalities.visible.height is 0, it must be bigger than or equal to 1",
         ),
-        (lambda document: document.update(files=[]), "does not follow its schema"),
+        (
+            lambda document: document["modalities"]["visible"].update(channels=1),
+            "modalities.visible.channels is 1, it must be 3",
+        ),
+        (
+            lambda document: document["modalities"]["infrared"].update(index=1),
+            "modalities.infrared.index is 1, it must be 0",
+        ),
+        (
+            lambda document: document["thresholds"].update(min_similarity="0.5"),
+            'thresholds.min_similarity is "0.5", it must be number or null',
+        ),
+        (lambda document: document.update(layout="x" * 99), '"x{59}\\.\\.\\., it must be one of'),
+        (lambda document: document.update(files=[]), r"files is \[\], it must be object"),
         (
             lambda document: document["precisions"]["fp32"]["graphs"]["visible"].update(
                 file="x.onnx"
             ),
             "'x.onnx' is not among its files",
+        ),
+        (
+            lambda document: document["modalities"].pop("infrared"),
+            "a graph for infrared crops, which modalities does not hold",
+        ),
+        (
+            lambda document: document.update(layout="unified"),
+            "precision fp32 has 2 graph files in layout unified",
         ),
     ],
 )  # fmt: skip
@@ -138,7 +181,116 @@ def test_a_manifest_outside_the_schema_is_told(
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("content", ["", '{"format": "mip', "[]", "\x00\x01"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a/b", "a\\b", "..", ".", "", "x\n", ".hidden", "manifest.json", "ü"]
+)
+def test_a_file_name_that_may_lead_out_of_the_bundle_is_refused(bundle: Path, name: str) -> None:
+    record = {"sha256": "0" * 64, "bytes": 0}
+    edit_manifest(bundle, lambda document: document["files"].update({name: record}))
+    with pytest.raises(BundleError, match="manifest.json .*unknown key .* in files"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b",\n", b" \n"), (b"\n  ", b"\r\n  "), (b": ", b":\t"), (b"0.5", b"0.50"), (b"}\n", b"}")],
+)
+def test_a_byte_of_the_manifest_that_changes_no_value_is_noticed_too(
+    bundle: Path, old: bytes, new: bytes
+) -> None:
+    content = (bundle / "manifest.json").read_bytes()
+    assert old in content
+    (bundle / "manifest.json").write_bytes(new.join(content.rsplit(old, 1)))
+    with pytest.raises(BundleError, match="manifest.json (differs|cannot be read as JSON)"):
+        open_bundle(bundle)
+
+
+def fully_measured(modality: Modality) -> Graph:
+    cost = Cost(
+        macs=10,
+        parts={"patches": 1, "blocks": 6, "ipg": 2, "head": 1},
+        weight_bytes=40,
+        peak_activation_bytes=7,
+    )
+    return Graph("unified.onnx", PARITY, cost)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        MANIFEST,
+        replace(MANIFEST, min_similarity=None, checkpoint=FINGERPRINT, surgery="none"),
+        replace(
+            MANIFEST,
+            layout="unified",
+            projection={"method": "pca", "dimension": 240},
+            precisions={
+                "fp16": Precision(
+                    {modality: fully_measured(modality) for modality in Modality},
+                    {"infrared to visible": Accuracy(70.5, 66, 400, 400)},
+                    ("blocks.3/attention", "head"),
+                )
+            },
+        ),
+        replace(
+            MANIFEST,
+            specs={Modality.VISIBLE: SPECS[Modality.VISIBLE]},
+            camera={Modality.VISIBLE: "gate"},
+            precisions={"fp32": Precision({Modality.VISIBLE: Graph("visible.onnx")})},
+        ),
+    ],
+)
+def test_what_is_written_follows_the_schema_and_is_read_as_it_was(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    for name in ("visible.onnx", "infrared.onnx", "unified.onnx"):
+        (tmp_path / name).write_bytes(b"onnx")
+    sealed = seal(tmp_path, manifest)
+    assert find_fault(json.loads(sealed.to_json())) is None
+    assert open_bundle(tmp_path).manifest == sealed
+
+
+def objects_of(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if "properties" in schema and "type" in schema:
+            yield schema
+        for part in schema.values():
+            yield from objects_of(part)
+
+
+def test_the_schema_knows_every_key_and_describes_it() -> None:
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
+    closed = list(objects_of(schema))
+    assert len(closed) >= 10
+    assert [part for part in closed if part["additionalProperties"] is not False] == []
+    named = [one for part in closed for one in part["properties"].values()]
+    assert [one for one in named if "description" not in one and "$ref" not in one] == []
+    assert all("description" in one for one in schema["definitions"].values())
+
+
+def test_the_index_of_a_modality_is_its_row_in_the_prompt_library(bundle: Path) -> None:
+    document = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    indices = {key: item["index"] for key, item in document["modalities"].items()}
+    assert indices == {"infrared": 0, "visible": 1}
+
+
+def test_the_schema_is_loaded_when_a_bundle_is_opened_and_not_before() -> None:
+    script = "import sys, mip_edge.artifact; print('fastjsonschema' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_a_packed_bundle_is_told_how_to_unpack(tmp_path: Path) -> None:
+    (tmp_path / "b.tar").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"b.tar is a packed bundle; .*mip-edge bundle unpack"):
+        open_bundle(tmp_path / "b.tar")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"format": "mip', "[]", "\x00\x01", "NaN", pytest.param("[" * 100_000, id="deep")],
+)
 def test_a_manifest_that_is_no_document_is_told(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(BundleError, match="manifest.json"):
@@ -178,7 +330,9 @@ def test_overwrite_leaves_a_folder_alone_that_is_no_bundle(tmp_path: Path) -> No
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"cat")
     with (
-        pytest.raises(OutputError, match="no bundle, so --overwrite leaves it alone"),
+        pytest.raises(
+            OutputError, match="not a bundle of mip-edge alone, so --overwrite"
+        ),
         write_bundle(tmp_path / "photos", overwrite=True),
     ):
         pass

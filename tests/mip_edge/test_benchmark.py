@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from mip_edge.benchmark import BenchmarkOptions, benchmark
+from mip_edge.artifact import Cost, open_bundle, seal, write_bundle
+from mip_edge.benchmark import BenchmarkOptions, benchmark, format_timings
 from mip_edge.cli import cli
 from mip_edge.errors import OptionError
+from mip_edge.spec import Modality
 
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
 
@@ -76,10 +80,55 @@ def test_command_prints_a_table_or_json(tiny_bundle: Path) -> None:
     assert table.stdout.splitlines()[0].split()[:3] == ["engine", "modality", "batch"]
     assert len(table.stdout.splitlines()) == 3
     document = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
-    assert {timing["modality"] for timing in document} == {"visible", "infrared"}
+    assert {timing["modality"] for timing in document["timings"]} == {"visible", "infrared"}
+    assert document["memory"] is None
 
 
 def test_command_refuses_an_unknown_engine(tiny_bundle: Path) -> None:
     result = CliRunner().invoke(cli, ["benchmark", str(tiny_bundle), "--engine", "warp"])
     assert result.exit_code == 1
     assert "unknown engine 'warp'" in result.stderr
+
+
+def test_operation_counts_stand_beside_engines_that_ran_the_graph(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    counted = tmp_path / "bundle"
+    with write_bundle(counted) as draft:
+        shutil.copytree(tiny_bundle, draft, dirs_exist_ok=True)
+        manifest = open_bundle(tiny_bundle).manifest
+        fp32 = manifest.precisions["fp32"]
+        cost = Cost(1_230_000_000, {"blocks": 1_230_000_000}, 4, 8)
+        graphs = {
+            Modality.VISIBLE: replace(fp32.graphs[Modality.VISIBLE], cost=cost),
+            Modality.INFRARED: replace(fp32.graphs[Modality.INFRARED], cost=None),
+        }
+        seal(draft, replace(manifest, precisions={"fp32": replace(fp32, graphs=graphs)}))
+    options = BenchmarkOptions(engines=("onnxruntime", "fake"), batches=(1,), repeats=1)
+    timings = benchmark(counted, options, checkpoint=tiny_checkpoint)
+    macs = {(timing.engine, timing.modality): timing.macs for timing in timings}
+    assert macs.pop(("onnxruntime", "visible")) == 1_230_000_000
+    assert set(macs.values()) == {None}
+    lines = format_timings(timings).splitlines()
+    assert lines[0].endswith("GMAC/crop")
+    assert [line.split()[-1] for line in lines if line.startswith("onnxruntime")].count("1.23") == 1
+
+
+def test_sharing_is_timed_beside_what_it_costs(tiny_bundle: Path) -> None:
+    options = BenchmarkOptions(
+        engines=("onnxruntime", "fake"), batches=(1,), repeats=1, share_weights=True
+    )
+    timings = benchmark(tiny_bundle, options)
+    assert [(timing.engine, timing.share_weights) for timing in timings[:3]] == [
+        ("onnxruntime", False),
+        ("onnxruntime", True),
+        ("fake", False),
+    ]
+    assert "onnxruntime sharing" in format_timings(timings)
+
+
+def test_a_precision_that_the_bundle_lacks_is_one_line(tiny_bundle: Path) -> None:
+    arguments = ["benchmark", str(tiny_bundle), "--precision", "fp16"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert "holds no fp16 graphs" in result.stderr

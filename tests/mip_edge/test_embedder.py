@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines.fake import FakeEngine
+from engines.base import Inputs
+from engines.fake import FakeBackend, FakeEngine
 from mip_edge.embedder import Embedder
 from mip_edge.errors import BundleError, EngineError, ImageError, OptionError
-from mip_edge.spec import Crop, EmbedderSpec, Modality
+from mip_edge.spec import Crop, EmbedderSpec, Embeddings, Modality
+from tests.engines.layouts import write_negated, write_unified
 
 SPECS = {modality: EmbedderSpec(modality, 8, 4, 16, "abc") for modality in Modality}
 
@@ -54,6 +57,8 @@ def test_modalities_that_do_not_fit_the_crops_are_told(fake: Embedder) -> None:
         fake.embed(make_crops(2), [Modality.VISIBLE])
     with pytest.raises(OptionError, match="expected a Modality"):
         fake.embed(make_crops(2), "visible")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="modality 'visible' for 1 crops; expected a Modality"):
+        fake.embed(make_crops(1), ["visible"])  # type: ignore[list-item]
 
 
 def test_an_empty_crop_is_told(fake: Embedder) -> None:
@@ -108,3 +113,89 @@ def test_use_after_close_is_an_error(tiny_bundle: Path) -> None:
 def test_an_unknown_engine_is_told_when_it_is_opened(tiny_bundle: Path) -> None:
     with pytest.raises(EngineError, match="unknown engine 'tensort'"):
         Embedder.open(tiny_bundle, engine="tensort")
+
+
+@pytest.fixture(scope="module")
+def unified_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_unified(tiny_bundle, tmp_path_factory.mktemp("unified") / "bundle")
+
+
+def test_both_layouts_embed_alike(tiny_bundle: Path, unified_bundle: Path) -> None:
+    crops = make_crops(70)  # more than are prepared at once
+    modalities = [Modality.VISIBLE if index % 3 else Modality.INFRARED for index in range(70)]
+    with (
+        Embedder.open(tiny_bundle, threads=1) as apart,
+        Embedder.open(unified_bundle, threads=1) as unified,
+    ):
+        assert unified.specs == apart.specs
+        np.testing.assert_allclose(
+            unified.embed(crops, modalities), apart.embed(crops, modalities), atol=1e-5
+        )
+        for modality in Modality:
+            np.testing.assert_allclose(
+                unified.embed(crops[:3], modality), apart.embed(crops[:3], modality), atol=1e-5
+            )
+        assert unified.embed([], []).shape == (0, 240)
+        assert unified.embed([], Modality.INFRARED).shape == (0, 240)
+
+
+def test_a_unified_bundle_is_one_session_and_one_call_of_a_mixed_batch(
+    unified_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions, calls = [], []
+
+    class CountingBackend(FakeBackend):
+        def __init__(self, specs: Mapping[Modality, EmbedderSpec]) -> None:
+            super().__init__(specs)
+            sessions.append(self)
+
+        def embed(self, inputs: Inputs) -> Embeddings:
+            calls.append(inputs["modality"].tolist())
+            return super().embed(inputs)
+
+    monkeypatch.setattr("engines.fake.FakeBackend", CountingBackend)
+    visible, infrared = Modality.VISIBLE, Modality.INFRARED
+    with Embedder.open(unified_bundle, engine="fake") as embedder:
+        embedder.embed(make_crops(3), [infrared, visible, infrared])
+        embedder.embed(make_crops(2), infrared)
+        embedder.embed(make_crops(2), visible)
+    assert len(sessions) == 1
+    assert calls[1:] == [[0, 1, 0], [0, 0], [1, 1]]  # the first one warmed it up
+
+
+def test_use_of_a_unified_bundle_after_close_is_an_error(unified_bundle: Path) -> None:
+    embedder = Embedder.open(unified_bundle, engine="fake")
+    embedder.embed(make_crops(1), Modality.VISIBLE)
+    embedder.close()
+    embedder.close()
+    with pytest.raises(EngineError, match="closed"):
+        embedder.embed(make_crops(1), Modality.VISIBLE)
+
+
+def test_the_precision_goes_through_to_the_graphs(tiny_bundle: Path, tmp_path: Path) -> None:
+    negated = write_negated(tiny_bundle, tmp_path / "bundle")
+    crops, modalities = make_crops(2), [Modality.VISIBLE, Modality.INFRARED]
+    with (
+        Embedder.open(negated, threads=1) as single,
+        Embedder.open(negated, threads=1, precision="fp16") as half,
+    ):
+        np.testing.assert_allclose(
+            half.embed(crops, modalities), -single.embed(crops, modalities), atol=1e-6
+        )
+    with pytest.raises(BundleError, match="holds no fp16 graphs"):
+        Embedder.open(tiny_bundle, precision="fp16")
+
+
+def test_weights_are_shared_by_those_that_can(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    crops = make_crops(2)
+    with (
+        Embedder.open(tiny_bundle, threads=1) as plain,
+        Embedder.open(tiny_bundle, threads=1, share_weights=True) as sharing,
+    ):
+        for modality in Modality:
+            np.testing.assert_allclose(
+                sharing.embed(crops, modality), plain.embed(crops, modality), atol=2e-6
+            )
+    for path, engine in ((tiny_bundle, "fake"), (tiny_checkpoint, "torch")):
+        with pytest.raises(OptionError, match="'share_weights'; choose --engine onnxruntime"):
+            Embedder.open(path, engine, share_weights=True)

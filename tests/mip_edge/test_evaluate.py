@@ -66,8 +66,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every model opens as a ToneEmbedder; gives the engines that were asked for."""
     engines: list[str] = []
 
-    def open_tones(path: str | Path, engine: str) -> nullcontext[ToneEmbedder]:
-        engines.append(engine)
+    def open_tones(path: str | Path, engine: str, *, precision: str) -> nullcontext[ToneEmbedder]:
+        engines.append(engine if precision == "fp32" else f"{engine} in {precision}")
         return nullcontext(ToneEmbedder())
 
     monkeypatch.setattr("mip_edge.evaluate.embed.Embedder.open", open_tones)
@@ -129,8 +129,8 @@ def test_an_engine_is_chosen_by_the_kind_of_model_unless_named(
 ) -> None:
     evaluate_model("model.safetensors", root)
     evaluate_model("bundle", root)
-    evaluate_model("bundle", root, engine="openvino")
-    assert opened == ["torch", "onnxruntime", "openvino"]
+    evaluate_model("bundle", root, engine="openvino", precision="fp16")
+    assert opened == ["torch", "onnxruntime", "openvino in fp16"]
 
 
 def test_a_query_of_a_stranger_is_told(root: Path, opened: list[str]) -> None:
@@ -161,7 +161,8 @@ def test_the_command_prints_json_and_writes_the_picture(root: Path, opened: list
     again = CliRunner().invoke(cli, call)
     assert again.exit_code == 1
     assert "--overwrite" in again.stderr
-    assert CliRunner().invoke(cli, [*call, "--overwrite"]).exit_code == 0
+    assert CliRunner().invoke(cli, [*call, "--overwrite", "--precision", "fp16"]).exit_code == 0
+    assert opened == ["torch", "torch in fp16"]
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
@@ -322,8 +323,10 @@ def test_saved_embeddings_that_do_not_fit_are_refused(trees: dict[str, Path], mo
     np.savez(saved, embeddings=arrays["embeddings"])
     with pytest.raises(GalleryError, match="holds no embeddings that can be read"):
         evaluate_model(saved, trees["regdb"], options)
-    with pytest.raises(OptionError, match="--camera and --engine are for a checkpoint"):
+    with pytest.raises(OptionError, match="--camera, --engine and --precision are for"):
         evaluate_model(saved, trees["regdb"], EvaluateOptions("regdb", camera="mean"))
+    with pytest.raises(OptionError, match="--precision are for a checkpoint"):
+        evaluate_model(saved, trees["regdb"], options, precision="fp16")
 
 
 def test_all_splits_of_regdb_take_a_model_each(trees: dict[str, Path], model: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +351,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Put the embedder of this test in the place of a bundle's."""
     calls: list[tuple[Any, ...]] = []
 
-    def fake_run(options: LiveOptions, bundle: Path, engine: str) -> LiveReport:
-        calls.append((options, bundle, engine))
+    def fake_run(options: LiveOptions, bundle: Path, opening: dict[str, Any]) -> LiveReport:
+        calls.append((options, bundle, opening))
         return run_live(options, ShadeEmbedder())
 
     monkeypatch.setattr(command, "run", fake_run)
@@ -385,7 +386,33 @@ def test_the_command_prints_a_table_or_json(
     assert figures["identities"] == 2
     assert figures["frames_per_second"] > 0
     assert set(figures["latencies"]) == {"detect", "embed", "match", "total"}
-    assert opened[1][1:] == (tmp_path, "openvino")
+    assert opened[1][1:] == (
+        tmp_path,
+        {"engine": "openvino", "precision": "fp32", "share_weights": False},
+    )
+
+
+def test_the_command_opens_the_embedder_as_its_options_say(
+    world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def open_shades(path: Path, **options: Any) -> nullcontext[ShadeEmbedder]:
+        asked.append(options)
+        return nullcontext(ShadeEmbedder())
+
+    monkeypatch.setattr("mip_edge.embedder.Embedder.open", open_shades)
+    result = CliRunner().invoke(
+        command.live,
+        [
+            *arguments(world, tmp_path),
+            *("--max-frames", "2", "--precision", "fp16", "--share-weights", "--threads", "1"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    assert asked == [
+        {"engine": "onnxruntime", "precision": "fp16", "share_weights": True, "threads": 1}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,16 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    paths: list[Path] = []
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Every model opens as the fake; gives the options that were asked for."""
+    calls: list[dict[str, object]] = []
 
-    def open_fake(path: Path, engine: str) -> Embedder:
-        paths.append(path)
+    def open_fake(path: Path, **options: object) -> Embedder:
+        calls.append(options)
         return fake_embedder()
 
     monkeypatch.setattr("mip_edge.embedding.Embedder.open", open_fake)
-    return paths
+    return calls
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -154,7 +155,9 @@ def test_a_failed_save_leaves_nothing(images: Path, monkeypatch: pytest.MonkeyPa
     assert not list(images.glob("*out.npz*"))
 
 
-def test_the_embed_command_writes_what_it_says(images: Path, opened: list[Path]) -> None:
+def test_the_embed_command_writes_what_it_says(
+    images: Path, opened: list[dict[str, object]]
+) -> None:
     output = images / "out.npz"
     call = ("embed", images, images / "gallery", "--modality", "infrared", "-o", output)
     code, text, errors = run(*call)
@@ -169,13 +172,15 @@ def test_the_embed_command_writes_what_it_says(images: Path, opened: list[Path])
     code, _, errors = run(*call)
     assert code == 1
     assert "--overwrite" in errors
-    code, text, _ = run(*call, "--overwrite", "--json")
+    code, text, _ = run(*call, "--overwrite", "--json", "--precision", "fp16", "--share-weights")
     assert code == 0
     assert json.loads(text)["embeddings"] == 6
+    plain = {"engine": "onnxruntime", "precision": "fp32", "share_weights": False}
+    assert opened == [plain, {**plain, "precision": "fp16", "share_weights": True}]
 
 
 def test_the_search_command_prints_the_ranked_list_and_draws_it(
-    images: Path, opened: list[Path]
+    images: Path, opened: list[dict[str, object]]
 ) -> None:
     picture = images / "ranked.png"
     call: Sequence[str | Path] = (
@@ -187,14 +192,17 @@ def test_the_search_command_prints_the_ranked_list_and_draws_it(
     assert f"    1  +1.000  {images / 'gallery/c/3.png'}" in text
     assert read_image(picture).shape[2] == 3
 
-    code, text, _ = run(*call, "--json")
+    code, text, _ = run(*call, "--json", "--precision", "fp16")
+    assert [options["precision"] for options in opened] == ["fp32", "fp16"]
     ranked = json.loads(text)
     assert code == 0
     assert [len(one["answers"]) for one in ranked] == [3, 3]
     assert ranked[1]["query"] == ranked[1]["answers"][0]["path"]
 
 
-def test_one_broken_image_ends_the_command_without_output(images: Path, opened: list[Path]) -> None:
+def test_one_broken_image_ends_the_command_without_output(
+    images: Path, opened: list[dict[str, object]]
+) -> None:
     (images / "gallery/b/2.png").write_bytes(b"")
     output = images / "out.npz"
     code, _, errors = run(

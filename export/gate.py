@@ -1,0 +1,150 @@
+"""The gate of an export: what each graph gives on real crops, beside what PyTorch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from engines.base import Engine
+from engines.eager import EagerBackend
+from engines.parity import compare, cosines
+from export.projection import Projection
+from mip_edge.artifact import Parity
+from mip_edge.data.dataset import Dataset
+from mip_edge.data.image import IMAGE_SUFFIXES, read_image
+from mip_edge.errors import OptionError, ParityError
+from mip_edge.model.mip import MIP
+from mip_edge.preprocess import prepare
+from mip_edge.spec import Batch, Crop, EmbedderSpec, Embeddings, Modality
+from mip_edge.synthetic.world import sample_crops
+
+SYNTHETIC_COUNT = 16
+SYNTHETIC_SEED = 2406
+CROPS_AT_MOST = 64
+"""Crops that are compared, for each modality."""
+_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ParityCrop:
+    """One crop of the parity check and what to call it in an error."""
+
+    name: str
+    crop: Crop
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The crops of one modality that every graph is examined on."""
+
+    crops: tuple[ParityCrop, ...]
+    batch: Batch
+    """Prepared, (N, H, W, C)."""
+    reference: Embeddings
+    """What PyTorch gives, (N, D); projected if the graphs are."""
+
+    def check(self, candidate: Embeddings, what: str, *, at_least: float, flag: str) -> Parity:
+        """Parity of a graph's embeddings of these crops.
+
+        Raises: ParityError naming graph, crop and distance if a cosine is below the bar.
+        """
+        found = cosines(self.reference, candidate)
+        worst = int(np.argmin(found))  # the first NaN, if there is one
+        if not found[worst] >= at_least:
+            raise ParityError(
+                f"{what} differs from the checkpoint: cosine {found[worst]:.7f} "
+                f"(1 - {1 - found[worst]:.1e}) on crop {worst} ({self.crops[worst].name}), "
+                f"expected at least {at_least} ({flag}). Nothing was written"
+            )
+        return compare(self.reference, candidate)
+
+
+def examine(
+    model: MIP,
+    spec: EmbedderSpec,
+    crops: Sequence[ParityCrop],
+    camera: torch.Tensor | None,
+    projection: Projection | None,
+) -> Examination:
+    """Prepare the crops of one modality and embed them with PyTorch."""
+    batch = prepare([one.crop for one in crops], spec)
+    backend = EagerBackend(model, spec.modality, camera=camera, fingerprint=spec.fingerprint)
+    with Engine(backend, name="torch", modality=spec.modality) as engine:
+        reference = engine.embed(batch)
+    if projection is not None:
+        reference = projection.apply(reference)
+    return Examination(tuple(crops), batch, reference)
+
+
+def run_module(module: nn.Module, examination: Examination, row: int | None) -> Embeddings:
+    """What the exported module gives in PyTorch, before it is a file; `row` for a unified one."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(examination.batch), _BATCH):
+            images = torch.from_numpy(examination.batch[start : start + _BATCH])
+            if row is None:
+                parts.append(module(images))
+            else:
+                rows = torch.full((len(images),), row)
+                parts.append(module(images.expand(-1, -1, -1, 3), rows))
+    embeddings: Embeddings = torch.cat(parts).numpy()
+    return embeddings
+
+
+def run_graph(graph: onnx.ModelProto, examination: Examination, row: int | None) -> Embeddings:
+    """What a graph with its weights inside gives in ONNX Runtime; `row` for a unified one."""
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    parts = []
+    for start in range(0, len(examination.batch), _BATCH):
+        images = examination.batch[start : start + _BATCH]
+        inputs = {"images": images}
+        if row is not None:
+            inputs["images"] = np.repeat(images, 3 // images.shape[3], axis=3)
+            inputs["modality"] = np.full(len(images), row)
+        parts.append(session.run(["embeddings"], inputs)[0])
+    return np.concatenate(parts)
+
+
+def collect_crops(
+    folder: Path | None, dataset: Dataset | None, modality: Modality
+) -> list[ParityCrop]:
+    """Crops of one modality for the parity check, at most 64, spread evenly over what there is.
+
+    Those of a folder, where an image below a folder named after the other modality is left out;
+    else the queries of a data set; else synthetic people.
+    Raises: OptionError if the folder holds none.
+    """
+    if folder is None and dataset is None:
+        drawn = sample_crops(modality, SYNTHETIC_COUNT, SYNTHETIC_SEED)
+        return [ParityCrop(f"synthetic person {index}", crop) for index, crop in enumerate(drawn)]
+    if folder is not None:
+        paths = _images(folder, modality)
+    else:
+        assert dataset is not None
+        samples = (*dataset.query, *dataset.gallery)
+        paths = list(dict.fromkeys(one.path for one in samples if one.modality is modality))
+    step = max(1, -(-len(paths) // CROPS_AT_MOST))
+    return [ParityCrop(str(path), read_image(path)) for path in paths[::step]]
+
+
+def _images(folder: Path, modality: Modality) -> list[Path]:
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and modality.other.value not in path.relative_to(folder).parts
+    ]
+    if not paths:
+        raise OptionError(
+            f"--crops {folder} holds no .png or .jpg image for the {modality.value} graph"
+        )
+    return paths

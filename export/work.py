@@ -1,0 +1,239 @@
+"""One export under way: what was asked for, and the graphs that come of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from engines.camera import CameraChoice, choose_camera
+from engines.eager import camera_vector
+from export.accuracy import DimensionRow, LabelledEmbeddings, read_labelled
+from export.form import form_of
+from export.gate import Examination, run_graph
+from export.options import ExportOptions
+from export.projection import Projection, fold
+from export.room import check_room
+from export.simulate import find_kept, simulate
+from export.straight import StraightExport
+from export.to_onnx import GraphSize, export_onnx
+from export.wrapper import ExportedMIP
+from mip_edge import checkpoint
+from mip_edge.artifact import Manifest, Parity, Precision
+from mip_edge.data.dataset import Dataset
+from mip_edge.model.mip import MIP
+from mip_edge.spec import EmbedderSpec, Modality
+
+FP32, FP16 = "fp32", "fp16"
+UNIFIED = "unified"
+_DECIMALS = 6
+"""Parity is written to this precision: below it, the order of a sum decides."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One export under way."""
+
+    path: Path
+    model: MIP
+    record: Mapping[str, Any]
+    options: ExportOptions
+    dataset: Dataset | None
+    choices: Mapping[Modality, CameraChoice]
+    cameras: Mapping[Modality, torch.Tensor | None]
+    specs: dict[Modality, EmbedderSpec]
+    projection: Projection | None = None
+    labelled: LabelledEmbeddings | None = None
+    """Query and gallery by PyTorch, at full width."""
+    dimensions: tuple[DimensionRow, ...] = ()
+    examinations: dict[Modality, Examination] = field(default_factory=dict)
+    module: dict[Modality, Parity] = field(default_factory=dict)
+    sizes: dict[str, GraphSize] = field(default_factory=dict)
+    simulated: dict[Modality, Parity] = field(default_factory=dict)
+    """Parity of the float16 graphs as a GPU computes them."""
+
+    @property
+    def files(self) -> dict[str, tuple[Modality, ...]]:
+        """Name of each float32 graph and the modalities it takes."""
+        if self.options.layout == UNIFIED:
+            return {"unified.onnx": tuple(Modality)}
+        return {f"{modality.value}.onnx": (modality,) for modality in Modality}
+
+
+def begin(path: Path, output: Path, options: ExportOptions) -> Work:
+    """Read what is asked for, and refuse what cannot be, before anything is computed."""
+    model = checkpoint.load(path)
+    check_room(model, output, fp16=options.fp16)
+    record = checkpoint.read_metadata(path)
+    choices = {
+        modality: choose_camera(
+            record.get("cameras") or [], model.options.cameras, modality, options.camera
+        )
+        for modality in Modality
+    }
+    dataset = None
+    if options.data is not None:
+        dataset = read_labelled(
+            options.data,
+            options.dataset,
+            split=options.split,
+            training=bool(options.dimensions),
+            checkpoint=path,
+        )
+    height, width = model.options.image_size
+    fingerprint = checkpoint.fingerprint(model)
+    specs = {
+        modality: EmbedderSpec(modality, height, width, model.options.dimension, fingerprint)
+        for modality in Modality
+    }
+    cameras = {modality: camera_vector(model, choice) for modality, choice in choices.items()}
+    return Work(path, model, record, options, dataset, choices, cameras, specs)
+
+
+def make_module(work: Work, modality: Modality | None) -> ExportedMIP | StraightExport:
+    form = form_of(work.options.surgery)
+    if form is None:
+        assert modality is not None  # ExportOptions refuses the straight graph for both
+        return StraightExport(work.model, modality, work.cameras)
+    folded = None
+    if work.projection is not None:
+        matrix, bias = fold(work.projection)
+        folded = (torch.from_numpy(matrix), torch.from_numpy(bias))
+    return ExportedMIP(work.model, modality, work.cameras, form=form, projection=folded)
+
+
+def make_graphs(work: Work) -> dict[str, onnx.ModelProto]:
+    graphs = {}
+    for name, taken in work.files.items():
+        unified = len(taken) > 1
+        spec = work.specs[taken[0]]
+        graphs[name] = export_onnx(
+            make_module(work, None if unified else taken[0]),
+            spec,
+            metadata=_metadata(work, taken),
+            unified=unified,
+        )
+    return graphs
+
+
+def make_half(
+    work: Work, graphs: Mapping[str, onnx.ModelProto]
+) -> tuple[dict[str, onnx.ModelProto], tuple[str, ...]]:
+    """Float16 graphs; what one must keep in float32 all keep, so that they differ in nothing."""
+    keep: tuple[str, ...] = ()
+    half: dict[str, onnx.ModelProto] = {}
+    settled = False
+    while not settled:
+        before = keep
+        for name, graph in graphs.items():
+            batch, rows, reference = _joined(work, modalities_of(work, name))
+            report = find_kept(
+                graph,
+                batch,
+                reference,
+                rows=rows,
+                start=keep,
+                min_cosine=work.options.min_cosine_fp16,
+            )
+            half[name.replace(".onnx", ".fp16.onnx")] = report.graph
+            keep = report.keep
+        settled = keep == before or len(graphs) == 1
+    for name, graph in half.items():
+        for modality in modalities_of(work, name):
+            examination = work.examinations[modality]
+            row = modality.row if work.options.layout == UNIFIED else None
+            candidate = run_graph(simulate(graph), examination, row)
+            work.simulated[modality] = rounded(
+                examination.check(
+                    candidate,
+                    f"{name}, as a GPU rounds it,",
+                    at_least=work.options.min_cosine_fp16,
+                    flag="--min-cosine-fp16",
+                )
+            )
+    return half, keep
+
+
+def _joined(
+    work: Work, taken: tuple[Modality, ...]
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Crops, modality rows and references of the graph's modalities in one batch."""
+    examined = [work.examinations[modality] for modality in taken]
+    if len(taken) == 1:
+        return examined[0].batch, None, examined[0].reference
+    batch = np.concatenate(
+        [np.broadcast_to(one.batch, (*one.batch.shape[:3], 3)) for one in examined]
+    )
+    rows = np.concatenate(
+        [
+            np.full(len(one.batch), modality.row)
+            for modality, one in zip(taken, examined, strict=True)
+        ]
+    )
+    return batch, rows, np.concatenate([one.reference for one in examined])
+
+
+def modalities_of(work: Work, name: str) -> tuple[Modality, ...]:
+    return work.files[name.replace(".fp16.", ".")]
+
+
+def draft_manifest(work: Work, precisions: Mapping[str, Precision]) -> Manifest:
+    training = dict(work.record.get("training") or {})
+    if isinstance(training.get("data"), dict):
+        # the names of the people it learned from do not travel to the device
+        training["data"] = {key: one for key, one in training["data"].items() if key != "names"}
+    return Manifest(
+        fingerprint=work.specs[Modality.VISIBLE].fingerprint,
+        model=work.model.options.to_dict(),
+        specs=work.specs,
+        camera={modality: choice.policy for modality, choice in work.choices.items()},
+        precisions=precisions,
+        layout=work.options.layout,
+        surgery=work.options.surgery,
+        checkpoint=checkpoint.fingerprint(work.model),
+        projection=None if work.projection is None else work.projection.to_dict(),
+        # Whitened cosines are others: a threshold of the old space says nothing in the new one.
+        min_similarity=None if work.options.whiten else work.record.get("min_similarity"),
+        provenance={"code_version": work.record.get("code_version"), "training": training},
+        licence=_licence(work),
+    )
+
+
+def _metadata(work: Work, taken: tuple[Modality, ...]) -> dict[str, str]:
+    """What the ONNX file says of itself where no manifest lies beside it."""
+    spec = work.specs[taken[0]]
+    unified = len(taken) > 1
+    promised = {
+        "modality": "both" if unified else spec.modality.value,
+        "height": spec.height,
+        "width": spec.width,
+        "channels": 3 if unified else spec.channels,
+        "dimension": spec.dimension,
+    }
+    policies = {modality.value: work.choices[modality].policy for modality in taken}
+    camera = json.dumps(policies, sort_keys=True) if unified else next(iter(policies.values()))
+    return {
+        "mip_edge.spec": json.dumps(promised, sort_keys=True),
+        "mip_edge.fingerprint": spec.fingerprint,
+        "mip_edge.camera": camera,
+        "mip_edge.licence": _licence(work),
+    }
+
+
+def _licence(work: Work) -> str:
+    return str((work.record.get("training") or {}).get("licence", ""))
+
+
+def rounded(parity: Parity) -> Parity:
+    return replace(
+        parity,
+        smallest_cosine=round(parity.smallest_cosine, _DECIMALS),
+        mean_cosine=round(parity.mean_cosine, _DECIMALS),
+        top1_agreement=round(parity.top1_agreement, _DECIMALS),
+    )
