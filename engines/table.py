@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.base import Backend, Engine, UnifiedEngine
-from mip_edge.artifact import Bundle, open_bundle
+from mip_edge.artifact import PACKED_SUFFIX, Bundle, open_bundle
 from mip_edge.errors import BundleError, CheckpointError, EngineError, OptionError
 from mip_edge.spec import Modality
 
@@ -216,7 +216,7 @@ def open_source(path: str | Path | Bundle, engine: str) -> Bundle | Path:
                 f"For a bundle choose --engine {DEFAULT_ENGINE}"
             )
         return path
-    if path.is_file():
+    if path.is_file() and path.suffix != PACKED_SUFFIX:
         raise EngineError(
             f"{path} is a file; the engine {engine} opens a bundle (a folder). Export it with: "
             f"mip-edge export {path} -o BUNDLE, or choose --engine torch"

@@ -20,8 +20,6 @@ from mip_edge.evaluate.protocol import Protocol, protocols_of
 from mip_edge.evaluate.scoring import Distances
 from mip_edge.spec import Embeddings, Modality
 
-MAX_DROP = 0.1
-"""Percentage points that a graph of float32 or float16 may lose."""
 TRAINING_CROPS = 4096
 """Training crops that a projection is learned on, at most."""
 TRAINING_SEED = 2406
@@ -183,7 +181,8 @@ def check_accuracy(
 ) -> None:
     """Refuse figures of `graph` that lie more than `max_drop` percentage points below the source's.
 
-    To gain is no failure. Raises: ParityError naming graph, direction, figure, and by how much.
+    To gain is no failure, nor is one query of Rank-1: less cannot be told from rounding at a tie.
+    Raises: ParityError naming graph, direction, figure, and by how much.
     """
     for direction, expected in reference.items():
         if direction not in found:
@@ -191,13 +190,15 @@ def check_accuracy(
         for name, title in _FIGURES:
             before, after = getattr(expected, name), getattr(found[direction], name)
             drop = before - after
-            if drop <= max_drop + _ROUNDING:  # a NaN is not
+            one_query = 100 / max(1, expected.queries)
+            allowed = max(max_drop, one_query) if name == "rank1" else max_drop
+            if drop <= allowed + _ROUNDING:  # a NaN is not
                 continue
             raise ParityError(
                 f"{graph} loses {drop:.2f} percentage points of {title} {direction} "
                 f"({before:.2f}% to {after:.2f}%, {expected.queries} queries of "
-                f"{100 / max(1, expected.queries):.2f} points each); expected at most {max_drop:g} "
-                "(--max-drop)"
+                f"{one_query:.2f} points each); expected at most {max_drop:g} (--max-drop)"
+                f"{', or one query' if name == 'rank1' else ''}"
             )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
+from rich.console import Console
+from rich.progress import Progress
 
 from engines.base import Engine
 from engines.eager import EagerBackend
@@ -71,23 +74,27 @@ def export_bundle(
     """
     work = begin(Path(checkpoint_path), Path(output), options)
     card = card_of(work.path, work.model, work.record)
-    with write_bundle(output, overwrite=overwrite) as draft:
+    with write_bundle(output, overwrite=overwrite) as draft, _steps(6) as begin_step:
+        begin_step("embed the data set")
         _learn_projection(work)
+        begin_step("make the graphs")
         graphs = make_graphs(work)
+        begin_step("compare the exported module")
         _prepare_examinations(work)
         _examine_module(work)
+        begin_step("make float16 graphs")
         # Writing moves a graph's weights into the shared file, so what is made of it comes first.
         half, kept = make_half(work, graphs) if options.fp16 else ({}, ())
+        begin_step("write the graphs")
         precisions = {FP32: _write_graphs(work, draft, graphs, FP32)}
         if half:
             written = _write_graphs(work, draft, half, FP16)
             precisions[FP16] = replace(written, kept_float32=kept)
         manifest = draft_manifest(work, precisions)
         seal(draft, manifest)
+        begin_step("compare every file")
         manifest = replace(manifest, precisions=_examine_files(work, draft, manifest))
-        facts = ReportFacts(
-            work.module, work.sizes, work.dimensions, _drawn(work), _reference(work)
-        )
+        facts = ReportFacts(work.module, work.sizes, work.dimensions, _drawn(work), work.accuracy)
         write_report(draft, manifest, facts)
         (draft / CARD_NAME).write_bytes(card)
         sealed = seal(draft, manifest)
@@ -96,9 +103,18 @@ def export_bundle(
         manifest=sealed,
         module=work.module,
         sizes=work.sizes,
-        accuracy=_reference(work),
+        accuracy=work.accuracy,
         dimensions=work.dimensions,
     )
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal that names what an export is at; the name of a step begins it."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("export", total=total, completed=-1)
+        yield lambda name: bar.update(task, description=name, advance=1)
 
 
 def _learn_projection(work: Work) -> None:
@@ -115,11 +131,13 @@ def _learn_projection(work: Work) -> None:
                 identities=training.identities,
             )
             work.projection = projections[0]
-        work.labelled = embed_labelled(embedder, work.dataset)
-    if work.projection is not None:
-        work.dimensions = dimension_table(
-            work.labelled, work.dataset, work.options.dataset, projections
-        )
+        labelled = embed_labelled(embedder, work.dataset)
+    if work.projection is None:
+        work.accuracy = measure_accuracy(labelled, work.dataset, work.options.dataset)
+    else:
+        kind = work.options.dataset
+        work.dimensions = dimension_table(labelled, work.dataset, kind, projections)
+        work.accuracy = dict(work.dimensions[1].accuracy)
         # Embeddings that went through a projection never meet those that did not.
         joined = f"{work.specs[Modality.VISIBLE].fingerprint}{work.projection.digest()}"
         fingerprint = hashlib.sha256(joined.encode()).hexdigest()
@@ -138,16 +156,6 @@ def _torch_embedder(work: Work) -> Embedder:
         )
         engines[modality] = Engine(backend, name="torch", modality=modality)
     return Embedder(work.specs, engines=engines)
-
-
-def _reference(work: Work) -> dict[str, Accuracy] | None:
-    """Figures of PyTorch, projected where the graphs are."""
-    if work.labelled is None or work.dataset is None:
-        return None
-    embedded = work.labelled
-    if work.projection is not None:
-        embedded = embedded.project(work.projection)
-    return measure_accuracy(embedded, work.dataset, work.options.dataset)
 
 
 def _prepare_examinations(work: Work) -> None:
@@ -191,7 +199,6 @@ def _write_graphs(
 def _examine_files(work: Work, draft: Path, manifest: Manifest) -> dict[str, Precision]:
     """Run every file of the draft; the first one below a bar is the end."""
     bundle = open_bundle(draft)
-    reference = _reference(work)
     return {
         name: replace(
             precision,
@@ -199,7 +206,7 @@ def _examine_files(work: Work, draft: Path, manifest: Manifest) -> dict[str, Pre
                 modality: replace(graph, parity=_examine_file(work, bundle, name, modality))
                 for modality, graph in precision.graphs.items()
             },
-            accuracy=_score(work, bundle, name, reference),
+            accuracy=_score(work, bundle, name),
         )
         for name, precision in manifest.precisions.items()
     }
@@ -220,16 +227,14 @@ def _examine_file(work: Work, bundle: Bundle, precision: str, modality: Modality
     return work.simulated[modality] if half else rounded(found)
 
 
-def _score(
-    work: Work, bundle: Bundle, precision: str, reference: Mapping[str, Accuracy] | None
-) -> dict[str, Accuracy] | None:
-    if reference is None or work.dataset is None:
+def _score(work: Work, bundle: Bundle, precision: str) -> dict[str, Accuracy] | None:
+    if work.accuracy is None or work.dataset is None:
         return None
     with Embedder.open(bundle.path, precision=precision) as embedder:
         embedded = embed_labelled(embedder, work.dataset)
     found = measure_accuracy(embedded, work.dataset, work.options.dataset)
     graph = f"the {precision} export"
-    check_accuracy(reference, found, max_drop=work.options.max_drop, graph=graph)
+    check_accuracy(work.accuracy, found, max_drop=work.options.max_drop, graph=graph)
     return found
 
 

@@ -13,6 +13,7 @@ from mip_edge.errors import MipEdgeError, OptionError
 from mip_edge.folder import write_folder
 from mip_edge.spec import EmbedderSpec, Modality
 
+KIND = "a DeepStream folder"
 CONFIG_NAME = "config_tracker_reid.yml"
 COLOURS = 3
 """Channels that a tracker hands over; it knows RGB and BGR, no single channel."""
@@ -55,7 +56,7 @@ def write_deepstream(
         )
     paths = {modality: bundle.graph_path(modality, precision) for modality in modalities}
     target = Path(target)
-    with write_folder(target, "a DeepStream folder", _is_ours, overwrite=overwrite) as draft:
+    with write_folder(target, KIND, is_deepstream, overwrite=overwrite) as draft:
         for modality, path in paths.items():
             graph = accept_floats(onnx.load(path), modality)
             folder = draft / modality.value
@@ -141,7 +142,7 @@ def _drop_casts(main: onnx.GraphProto, images: str) -> None:
         if not computes:
             kept.append(node)
         elif node.op_type == "Cast":
-            if node.attribute[0].i == onnx.TensorProto.FLOAT:
+            if onnx.helper.get_node_attr_value(node, "to") == onnx.TensorProto.FLOAT:
                 renamed[node.output[0]] = node.input[0]
             else:
                 kept.append(node)
@@ -194,7 +195,7 @@ def _tell_input(graph: onnx.ModelProto) -> None:
     onnx.helper.set_model_props(graph, dict(sorted(kept.items())))
 
 
-def _is_ours(folder: Path) -> bool:
+def is_deepstream(folder: Path) -> bool:
     """Whether a folder holds our configurations and nobody else's (engines beside them go too)."""
     entries = list(folder.iterdir())
     known = {modality.value for modality in Modality}

@@ -25,8 +25,17 @@ class ExportReport:
     sizes: Mapping[str, GraphSize]
     """What each graph file is made of."""
     accuracy: Mapping[str, Accuracy] | None
-    """Of the checkpoint in PyTorch, where a data set was given."""
+    """Of the checkpoint in PyTorch, projected where the graphs are; None without a data set."""
     dimensions: tuple[DimensionRow, ...] = ()
+    written: Mapping[str, int] | None = None
+    """Bytes of each file of a folder for another server; None for a bundle."""
+
+    @property
+    def sizes_written(self) -> dict[str, int]:
+        """Bytes of each file that was written."""
+        if self.written is not None:
+            return dict(self.written)
+        return {name: file.bytes for name, file in self.manifest.files.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -51,7 +60,7 @@ class ExportReport:
                 assert graph.cost is not None
                 lines.append(
                     f"{modality.value}, {precision}: smallest cosine "
-                    f"{graph.parity.smallest_cosine:.7f}, same top-1 "
+                    f"{graph.parity.smallest_cosine:.6f}, same top-1 "
                     f"{graph.parity.top1_agreement:.1%} on {graph.parity.crops} crops; "
                     f"{graph.cost.macs / 1e9:.3f} GMAC a crop, camera "
                     f"{self.manifest.camera[modality]}"
@@ -59,7 +68,7 @@ class ExportReport:
             if held.kept_float32:
                 lines.append(f"{precision}: {', '.join(held.kept_float32)} stay in float32")
         lines += self._accuracy_lines()
-        lines += [f"{name}: {file.bytes:,} bytes" for name, file in self.manifest.files.items()]
+        lines += [f"{name}: {size:,} bytes" for name, size in self.sizes_written.items()]
         return "\n".join(lines)
 
     def _accuracy_lines(self) -> list[str]:
@@ -87,7 +96,7 @@ class ExportReport:
         """Plain values, for --json."""
         manifest = json.loads(self.manifest.to_json())
         return {
-            "bundle": str(self.path),
+            "path": str(self.path),
             "fingerprint": self.manifest.fingerprint,
             "camera": manifest["camera"],
             "layout": self.manifest.layout,
@@ -100,5 +109,5 @@ class ExportReport:
             else {direction: asdict(found) for direction, found in self.accuracy.items()},
             "dimensions": [row.to_dict() for row in self.dimensions],
             "graphs": {name: asdict(size) for name, size in self.sizes.items()},
-            "bytes": {name: file.bytes for name, file in self.manifest.files.items()},
+            "bytes": self.sizes_written,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mip_edge.errors import OptionError
 
@@ -12,25 +13,28 @@ from mip_edge.errors import OptionError
 class Form:
     """One way to write the rewritten network down; what it computes is always the same."""
 
-    instance: str = "folded"
+    instance: Literal["folded", "projected"] = "folded"
     """Instance prompts by `folded` maps (one product for the logits, means before values), or by
     `projected` keys and values of every patch."""
-    head: str = "folded"
+    head: Literal["folded", "projected"] = "folded"
     """The class rows of the head, likewise."""
-    equal: str = "weighted"
+    equal: Literal["weighted", "repeated"] = "weighted"
     """Equal instance prompts (zero queries) as one key `weighted` by their number, or `repeated`
     after the key map."""
-    seen: str = "joined"
+    seen: Literal["joined", "apart"] = "joined"
     """Keys and values of instance prompts and tokens by `joined` products, or `apart`."""
+    mlp: Literal["whole", "halves"] = "whole"
+    """The MLP of the blocks `whole`, or as two `halves` of its hidden rows that are summed."""
 
 
 SURGERIES: Mapping[str, Form | None] = {
     "full": Form(),
+    "cpu": Form(mlp="halves"),
     "rows": Form(instance="projected", head="projected", equal="repeated"),
     "none": None,
 }
-"""What `--surgery` takes: all of it, only the rows left out that nobody reads, the published
-forward."""
+"""What `--surgery` takes: all of it; the same for a CPU alone; only the rows left out that nobody
+reads; the published forward."""
 
 TRIED: Mapping[str, Form] = {
     "projected-instance": Form(instance="projected"),

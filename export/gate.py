@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
@@ -16,9 +15,11 @@ from engines.base import Engine
 from engines.eager import EagerBackend
 from engines.parity import compare, cosines
 from export.projection import Projection
+from export.simulate import open_plain
 from mip_edge.artifact import Parity
 from mip_edge.data.dataset import Dataset
-from mip_edge.data.image import IMAGE_SUFFIXES, read_image
+from mip_edge.data.folder import find_images
+from mip_edge.data.image import read_image
 from mip_edge.errors import OptionError, ParityError
 from mip_edge.model.mip import MIP
 from mip_edge.preprocess import prepare
@@ -99,10 +100,8 @@ def run_module(module: nn.Module, examination: Examination, row: int | None) -> 
 
 
 def run_graph(graph: onnx.ModelProto, examination: Examination, row: int | None) -> Embeddings:
-    """What a graph with its weights inside gives in ONNX Runtime; `row` for a unified one."""
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    """What a graph with its weights inside gives, node by node; `row` for a unified one."""
+    session = open_plain(graph)
     parts = []
     for start in range(0, len(examination.batch), _BATCH):
         images = examination.batch[start : start + _BATCH]
@@ -120,7 +119,7 @@ def collect_crops(
     """Crops of one modality for the parity check, at most 64, spread evenly over what there is.
 
     Those of a folder, where an image below a folder named after the other modality is left out;
-    else the queries of a data set; else synthetic people.
+    else query and gallery of a data set; else synthetic people.
     Raises: OptionError if the folder holds none.
     """
     if folder is None and dataset is None:
@@ -139,9 +138,8 @@ def collect_crops(
 def _images(folder: Path, modality: Modality) -> list[Path]:
     paths = [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and modality.other.value not in path.relative_to(folder).parts
+        for path in find_images(folder)
+        if modality.other.value not in path.relative_to(folder).parts
     ]
     if not paths:
         raise OptionError(

@@ -130,7 +130,7 @@ class _Converter:
         return self._assemble()
 
     def _add(self, node: onnx.NodeProto) -> None:
-        wanted = _FLOAT if node.name in self.wide else _HALF
+        wanted = _FLOAT if node.name in self.wide or self._is_told(node) else _HALF
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -142,6 +142,10 @@ class _Converter:
                 if node.op_type == "Cast" and attribute.name == "to":
                     attribute.i = wanted
         self.nodes.append(copy)
+
+    def _is_told(self, node: onnx.NodeProto) -> bool:
+        """Whether it makes floats of none, as ConstantOfShape: in float32 (a cast can be told)."""
+        return node.op_type != "Cast" and self.floats.isdisjoint(node.input)
 
     def _in_type(self, name: str, wanted: int, reader: onnx.NodeProto) -> str:
         """Name of the tensor in the type its reader wants; made on the first asking."""

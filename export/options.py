@@ -31,7 +31,8 @@ class ExportOptions:
     whiten: bool = False
     """Whiten what the projection keeps."""
     crops: Path | None = None
-    """Folder of images for the parity check; without it those of `data`, or synthetic people."""
+    """Folder of images for the parity check; without it query and gallery of `data`, or synthetic
+    people."""
     data: Path | None = None
     """Data set to learn the projection from (training part) and to score graphs on (the others)."""
     dataset: str = "folder"
@@ -70,6 +71,8 @@ class ExportOptions:
         for dimension in self.dimensions:
             if dimension < 1:
                 raise OptionError(f"--dim must be at least 1, got {dimension}")
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise OptionError(f"--dim is asked for twice in {self.dimensions}; give each once")
         if self.dimensions and self.data is None:
             raise OptionError(
                 "--dim is learned from training crops; give a data set with --data DATA "

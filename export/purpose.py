@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export import deepstream, triton
 from export.bundle import export_bundle
-from export.deepstream import write_deepstream
 from export.exported import ExportReport
 from export.options import ExportOptions
-from export.triton import write_triton
 from export.work import FP16, FP32
 from mip_edge.artifact import open_bundle
-from mip_edge.errors import OptionError, OutputError
+from mip_edge.errors import OptionError
+from mip_edge.folder import refuse_existing
 
-PURPOSES: Mapping[str, Callable[..., Path]] = {
-    "triton": write_triton,
-    "deepstream": write_deepstream,
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """One kind of folder that an export can become."""
+
+    write: Callable[..., Path]
+    """Takes a bundle, the target, and `precision` and `overwrite` by name."""
+    kind: str
+    """What it writes, in the words of an error."""
+    is_ours: Callable[[Path], bool]
+    """Whether a folder is of that kind, and of nobody else."""
+
+
+PURPOSES: Mapping[str, Purpose] = {
+    "triton": Purpose(triton.write_triton, triton.KIND, triton.is_triton),
+    "deepstream": Purpose(deepstream.write_deepstream, deepstream.KIND, deepstream.is_deepstream),
 }
+"""What `--for` takes."""
 
 
 def export_for(
@@ -37,12 +51,13 @@ def export_for(
     """
     if purpose not in PURPOSES:
         raise OptionError(f"--for must be one of {', '.join(PURPOSES)}, got {purpose!r}")
-    target = Path(output)
-    if not overwrite and (target.exists() or target.is_symlink()):
-        raise OutputError(f"{target} exists already; choose another place or add --overwrite")
+    chosen, target = PURPOSES[purpose], Path(output)
+    refuse_existing(target, chosen.kind, chosen.is_ours, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="mip-edge-") as folder:
         bundle = Path(folder) / "bundle"
         report = export_bundle(checkpoint_path, bundle, options)
         precision = FP16 if options.fp16 else FP32
-        PURPOSES[purpose](open_bundle(bundle), target, precision=precision, overwrite=overwrite)
-    return replace(report, path=target)
+        chosen.write(open_bundle(bundle), target, precision=precision, overwrite=overwrite)
+    written = sorted(path for path in target.rglob("*") if path.is_file())
+    sizes = {path.relative_to(target).as_posix(): path.stat().st_size for path in written}
+    return replace(report, path=target, written=sizes)

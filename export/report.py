@@ -27,7 +27,7 @@ class ReportFacts:
     drawn: bool
     """Whether the crops of the parity check are drawn."""
     accuracy: Mapping[str, Accuracy] | None
-    """Of the checkpoint in PyTorch."""
+    """Of the checkpoint in PyTorch, projected where the graphs are; None without a data set."""
 
 
 def write_report(draft: Path, manifest: Manifest, facts: ReportFacts) -> None:
@@ -147,8 +147,8 @@ def _dimension_lines(manifest: Manifest, rows: Sequence[DimensionRow]) -> list[s
     lines = [
         "## Dimension",
         "",
-        f"| numbers |{titles} bytes an embedding | MB of {GALLERY:,} |",
-        "|---|" + "---|---|" * len(directions) + "---|---|",
+        f"| numbers | variance kept |{titles} bytes an embedding | MB of {GALLERY:,} |",
+        "|---|---|" + "---|---|" * len(directions) + "---|---|",
     ]
     for row in rows:
         chosen = " (built in)" if row.projected and row.dimension == built_in else ""
@@ -157,7 +157,7 @@ def _dimension_lines(manifest: Manifest, rows: Sequence[DimensionRow]) -> list[s
             for direction in directions
         )
         lines.append(
-            f"| {row.dimension}{chosen} |{figures} {row.bytes_each} "
+            f"| {row.dimension}{chosen} | {row.explained:.2%} |{figures} {row.bytes_each} "
             f"| {row.gallery_bytes / 1e6:.1f} |"
         )
     return [*lines, ""]

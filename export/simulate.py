@@ -65,7 +65,7 @@ def find_kept(
     if not whole >= min_cosine:
         raise ParityError(
             f"the float32 graph itself has smallest cosine {whole:.6f} with its reference, before "
-            f"it is made float16; expected at least {min_cosine}. Compare the float32 graph first"
+            f"it is made float16; expected at least {min_cosine} (--min-cosine-fp16)"
         )
     words = search.find(tuple(start))
     if words is not None:
@@ -73,8 +73,8 @@ def find_kept(
     keep, best = max(search.tried, key=lambda one: -1.0 if np.isnan(one[1]) else one[1])
     raise ParityError(
         f"float16 reaches smallest cosine {best:.7f} (1 - {1 - best:.1e}) at best, with "
-        f"{', '.join(keep) or 'nothing'} in float32; expected at least {min_cosine}. "
-        "Export without --fp16"
+        f"{', '.join(keep) or 'nothing'} in float32; expected at least {min_cosine} "
+        "(--min-cosine-fp16). Lower it, or export without --fp16"
     )
 
 
@@ -115,6 +115,18 @@ def simulate(graph: onnx.ModelProto) -> onnx.ModelProto:
     )
     return helper.make_model(
         simulated, opset_imports=graph.opset_import, ir_version=graph.ir_version
+    )
+
+
+def open_plain(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session of a graph with its weights inside that runs every node as it stands."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # No optimisation: every rounding stays where it is.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
@@ -182,19 +194,16 @@ class _Search:
         self.half = to_half(self.graph, keep)
         smallest = self.measure(simulate(self.half))
         self.tried.append((keep, smallest))
-        logger.info("float16 keeping %s: smallest cosine %.6f", ", ".join(keep) or "-", smallest)
+        logger.info(
+            "float16, with %s in float32: smallest cosine %.6f",
+            ", ".join(keep) or "nothing more",
+            smallest,
+        )
         return smallest >= self.min_cosine
 
     def measure(self, graph: onnx.ModelProto, chunks: int | None = None) -> float:
         """Smallest cosine over the crops, up to the first chunk that fails; NaN if not finite."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # No optimisation: every rounding stays where it is.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_plain(graph)
         smallest = 1.0
         for first in range(0, len(self.batch), CHUNK)[:chunks]:
             part = slice(first, first + CHUNK)

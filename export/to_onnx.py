@@ -70,9 +70,8 @@ def export_onnx(
     Raises: MipEdgeError if the result needs more than plain ONNX operators.
     """
     traced = onnx.load_from_string(_trace(module, spec, unified))
-    simplified, equal = onnxsim.simplify(traced, skipped_optimizers=SKIPPED_PASSES)
-    if not equal:
-        raise MipEdgeError("onnxsim changed what the graph computes; export with another onnxsim")
+    # It compares nothing itself; the gate compares every file with PyTorch.
+    simplified, _ = onnxsim.simplify(traced, skipped_optimizers=SKIPPED_PASSES)
     graph = _tidy(simplified, spec, metadata, unified)
     onnx.checker.check_model(graph, full_check=True)
     foreign = sorted({node.domain for node in graph.graph.node} - {"", "ai.onnx"})

@@ -15,6 +15,7 @@ from mip_edge.spec import Modality
 
 ENSEMBLE = "mip"
 """The model that a client asks for crops of both lights, whatever the layout."""
+KIND = "a model repository"
 CONFIG_NAME = "config.pbtxt"
 MODEL_NAME = "model.onnx"
 """Triton's name for the file, and for the folder around it where a model has several files."""
@@ -51,7 +52,7 @@ def write_triton(
         one: bundle.graph_path(one, precision) for one in (Modality.VISIBLE, Modality.INFRARED)
     }
     target = Path(target)
-    with write_folder(target, "a model repository", _is_ours, overwrite=overwrite) as draft:
+    with write_folder(target, KIND, is_triton, overwrite=overwrite) as draft:
         told = _parameters(bundle, precision, paths)
         if bundle.manifest.layout == "unified":
             model = _write_model(draft, ENSEMBLE, paths[Modality.VISIBLE])
@@ -108,7 +109,7 @@ def _parameters(bundle: Bundle, precision: str, modalities: Iterable[Modality]) 
     }
 
 
-def _is_ours(folder: Path) -> bool:
+def is_triton(folder: Path) -> bool:
     """Whether a folder holds our models and nobody else's."""
     known = {ENSEMBLE, *(f"{ENSEMBLE}_{modality.value}" for modality in Modality)}
     if not {entry.name for entry in folder.iterdir()} <= known:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.attention import ExportedAttention, ExportedMlp
+from export.attention import ExportedAttention, ExportedMlp, HalvedMlp
 from export.fold import Constants, LinearMap, UnitNorm, for_each, normalise, wide
 from export.form import Form
 from export.head import ExportedHead
@@ -143,7 +143,7 @@ class ExportedBlock(nn.Module):
             form=form,
             constants=constants,
         )
-        self.mlp = ExportedMlp(block, constants)
+        self.mlp = (ExportedMlp if form.mlp == "whole" else HalvedMlp)(block, constants)
 
     def forward(self, tokens: Tensor, modality: Tensor | None, crops: int) -> Tensor:
         """(N, 1 + P, D) to (N, 1 + P, D)."""

@@ -12,6 +12,7 @@ from mip_edge.errors import BundleError
 from mip_edge.folder import write_folder
 from mip_edge.manifest import (
     EXPORT_ANEW,
+    FORMAT,
     MANIFEST_NAME,
     Accuracy,
     Cost,
@@ -164,7 +165,9 @@ def seal(draft: Path, manifest: Manifest) -> Manifest:
 
 
 def _is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST_NAME).is_file()
+    """Whether its manifest says so, damaged or not: other programs have a manifest.json too."""
+    path = folder / MANIFEST_NAME
+    return path.is_file() and FORMAT in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _record(path: Path) -> FileRecord:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from engines.base import Engine
 from engines.table import AUTO, DEFAULT_PRECISION, ENGINES, open_engine
@@ -94,9 +98,12 @@ def benchmark(
     checkpoint is not the one that the bundle was made of.
     """
     bundle = open_bundle(bundle_path)
-    timings = []
+    timings: list[Timing] = []
     for modality in bundle.manifest.specs:
         with ExitStack() as stack:
+            progress = stack.enter_context(
+                Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+            )
             runs: list[_Run] = []
             if checkpoint is not None:
                 camera = bundle.manifest.camera[modality]
@@ -108,13 +115,38 @@ def benchmark(
                     camera=camera,
                 )
                 runs.append(_Run(stack.enter_context(reference)))
-                _check_same_model(reference, bundle.manifest.fingerprint, checkpoint)
+                _check_same_model(reference, bundle, checkpoint)
             for run in _open_all(bundle, modality, options):
                 stack.enter_context(run.engine)
                 runs.append(run)
             for batch in options.batches:
-                timings += _time_in_turn(runs, modality, batch, options.repeats, clock)
+                rounds = progress.track(
+                    range(options.repeats), description=f"{modality.value}, batch {batch}"
+                )
+                spent = time_in_turn([run.engine for run in runs], batch, rounds, clock)
+                timings += _summarise(runs, spent, modality, batch)
     return timings
+
+
+def time_in_turn(
+    engines: Sequence[Engine], batch: int, rounds: Iterable[int], clock: Callable[[], float]
+) -> NDArray[np.float64]:
+    """Milliseconds a crop, (engines, rounds): in each round one call of every engine in turn.
+
+    All embed the same `batch` random crops; each has embedded them before the first round.
+    """
+    rng = np.random.default_rng(_SEED)
+    crops: Batch = rng.integers(0, 256, (batch, *engines[0].spec.batch_shape), dtype=np.uint8)
+    for engine in engines:
+        for _ in range(_WARM_UPS):
+            engine.embed(crops)
+    spent: list[list[float]] = [[] for _ in engines]
+    for _ in rounds:
+        for milliseconds, engine in zip(spent, engines, strict=True):
+            start = clock()
+            engine.embed(crops)
+            milliseconds.append(1000 * (clock() - start) / batch)
+    return np.array(spent)
 
 
 def _open_all(bundle: Bundle, modality: Modality, options: BenchmarkOptions) -> Iterator[_Run]:
@@ -137,34 +169,19 @@ def _open_all(bundle: Bundle, modality: Modality, options: BenchmarkOptions) -> 
             yield _Run(opened, bool(extra), cost.macs if cost and counted else None)
 
 
-def _check_same_model(reference: Engine, fingerprint: str, checkpoint: str | Path) -> None:
-    if reference.spec.fingerprint != fingerprint:
+def _check_same_model(reference: Engine, bundle: Bundle, checkpoint: str | Path) -> None:
+    # With a projection the bundle's own fingerprint is another than that of its checkpoint.
+    made_of = bundle.manifest.checkpoint or bundle.manifest.fingerprint
+    if reference.spec.fingerprint != made_of:
         raise OptionError(
             f"--checkpoint {checkpoint} has the fingerprint {reference.spec.fingerprint[:12]}, the "
-            f"bundle was made of {fingerprint[:12]}; give the checkpoint that it was made of"
+            f"bundle was made of {made_of[:12]}; give the checkpoint that it was made of"
         )
 
 
-def _time_in_turn(
-    runs: Sequence[_Run],
-    modality: Modality,
-    batch: int,
-    repeats: int,
-    clock: Callable[[], float],
+def _summarise(
+    runs: Sequence[_Run], spent: NDArray[np.float64], modality: Modality, batch: int
 ) -> list[Timing]:
-    """One call of each engine after the other, `repeats` times over."""
-    rng = np.random.default_rng(_SEED)
-    engines = [run.engine for run in runs]
-    crops: Batch = rng.integers(0, 256, (batch, *engines[0].spec.batch_shape), dtype=np.uint8)
-    spent = np.zeros((len(engines), repeats))
-    for engine in engines:
-        for _ in range(_WARM_UPS):
-            engine.embed(crops)
-    for repeat in range(repeats):
-        for row, engine in enumerate(engines):
-            start = clock()
-            engine.embed(crops)
-            spent[row, repeat] = 1000 * (clock() - start) / batch
     medians = np.median(spent, axis=1)
     return [
         Timing(

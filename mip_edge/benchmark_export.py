@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,26 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from engines.base import Engine
 from engines.table import ENGINES, find_missing, open_engine
 from export.bundle import export_bundle
-from export.form import form_of
+from export.form import SURGERIES, TRIED
 from export.inspection import Inspection, inspect_bundle
 from export.options import ExportOptions
 from mip_edge import checkpoint
 from mip_edge.artifact import open_bundle
-from mip_edge.errors import EngineError, OptionError, OutputError
-from mip_edge.look.canvas import open_figure, write_figure
+from mip_edge.benchmark import time_in_turn
+from mip_edge.errors import EngineError, OptionError
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
-from mip_edge.spec import Batch, Modality
+from mip_edge.spec import Modality
 
 STRAIGHT = "none"
 """The surgery that leaves the published computation as it is; all others are measured by it."""
-GRAPHS = (STRAIGHT, "rows", "full")
+GRAPHS = (STRAIGHT, "rows", "full", "cpu")
 NAMES = {STRAIGHT: "straight"}
 """What tables call a surgery where it is not its own name."""
 _DEFAULTS: Mapping[str, Any] = {
@@ -43,9 +43,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "instance_queries": "zero",
     "image_size": (256, 128),
 }
-_WARM_UPS = 2
 _SEED = 7
-_COLOURS = ("#64748b", "#d97706", "#15803d", "#7c3aed", "#0369a1", "#be123c", "#0f766e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class ExportBenchmarkOptions:
     image_size: tuple[int, int] | None = None
     """Height and width of its crops in pixels; None is 256 x 128."""
     forms: tuple[str, ...] = ()
-    """Graphs to be timed beside straight, rows and full, by the names of `export.form`."""
+    """Graphs to be timed beside straight, rows, full and cpu, by the names of `export.form`."""
     engines: tuple[str, ...] = ("onnxruntime",)
     """What runs the graphs."""
     modalities: tuple[Modality, ...] = (Modality.VISIBLE, Modality.INFRARED)
@@ -75,7 +73,8 @@ class ExportBenchmarkOptions:
 
     def __post_init__(self) -> None:
         for form in self.forms:
-            form_of(form)
+            if form not in SURGERIES and form not in TRIED:
+                raise OptionError(f"--form must be one of {', '.join(TRIED)}, got {form!r}")
         for engine in self.engines:
             if engine not in ENGINES or ENGINES[engine].opens != "bundle":
                 known = ", ".join(name for name, kind in ENGINES.items() if kind.opens == "bundle")
@@ -144,6 +143,15 @@ class ExportBenchmark:
     repeats: int
     timings: list[GraphTiming]
 
+    @property
+    def subject(self) -> str:
+        """The network in words, for tables and charts."""
+        height, width = self.network["image_size"]
+        return (
+            f"MIP of width {self.network['width']} at {height}x{width}, stride "
+            f"{self.network['stride']}, {self.network['instance_queries']} queries, {self.weights}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
         return asdict(self)
@@ -195,8 +203,10 @@ def benchmark_export(
                     rounds = progress.track(
                         range(options.repeats), description=f"{modality.value}, batch {batch}"
                     )
-                    spent = _time_in_turn(engines, batch, rounds, clock)
-                    timings += _summarise(spent, macs, modality, batch)
+                    spent = time_in_turn(list(engines.values()), batch, rounds, clock)
+                    timings += _summarise(
+                        dict(zip(engines, spent, strict=True)), macs, modality, batch
+                    )
     name = "random weights" if weights is None else source.name
     return ExportBenchmark(network, name, _describe(options), options.repeats, timings)
 
@@ -215,65 +225,8 @@ def format_export_benchmark(benchmark: ExportBenchmark) -> str:
         f"{timing.p95_ms:>9.2f} {timing.speedup:>11.2f}"
         for timing in benchmark.timings
     ]
-    lines.append(f"{_subject(benchmark)}; {benchmark.machine}; median of {benchmark.repeats} calls")
+    lines.append(f"{benchmark.subject}; {benchmark.machine}; median of {benchmark.repeats} calls")
     return "\n".join(lines)
-
-
-def check_chart(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before hours of timing, a picture that cannot be written.
-
-    Raises: OutputError for a file that exists (without `overwrite`), a name that does not end in
-    .png, or a folder that does not exist.
-    """
-    open_figure(1, 1)  # tells at once whether matplotlib is installed
-    if path.suffix.lower() != ".png":
-        raise OutputError(f"--chart {path} must end in .png")
-    if not path.parent.is_dir():
-        raise OutputError(f"--chart {path} cannot be written: {path.parent} is not a folder")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already; choose another --chart or add --overwrite")
-
-
-def draw_chart(benchmark: ExportBenchmark, path: Path) -> None:
-    """Milliseconds a crop of each graph as bars, a panel for each engine and modality, as PNG."""
-    timings = benchmark.timings
-    panels = list(dict.fromkeys((one.engine, one.modality) for one in timings))
-    graphs = list(dict.fromkeys(one.graph for one in timings))
-    batches = list(dict.fromkeys(one.batch for one in timings))
-    thickness = 0.8 / len(graphs)
-    figure = open_figure(9, 1.1 + len(panels) * (0.5 + 0.3 * len(graphs) * len(batches)))
-    columns = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-    longest = max(one.median_ms for one in timings)
-    for axes, panel in zip(columns, panels, strict=True):
-        for row, graph in enumerate(graphs):
-            shown = [
-                one for one in timings if (one.engine, one.modality, one.graph) == (*panel, graph)
-            ]
-            places = [
-                batches.index(one.batch) + thickness * (row - (len(graphs) - 1) / 2)
-                for one in shown
-            ]
-            colour = _COLOURS[row % len(_COLOURS)]
-            bars = axes.barh(
-                places, [one.median_ms for one in shown], 0.9 * thickness, color=colour, label=graph
-            )
-            words = [
-                f"{one.median_ms:.1f} ms, {one.macs / 1e9:.2f} GMAC"
-                + ("" if graph == NAMES[STRAIGHT] else f", {one.speedup:.2f}x as fast")
-                for one in shown
-            ]
-            axes.bar_label(bars, words, padding=3, fontsize=8)
-        axes.set_title(f"{panel[0]}, {panel[1]} crops", fontsize=10)
-        axes.set_yticks(range(len(batches)), [f"batch {batch}" for batch in batches])
-        axes.invert_yaxis()
-        axes.set_xlim(0, 1.45 * longest)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
-    columns[-1].set_xlabel("milliseconds a crop, median")
-    handles, labels = columns[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(graphs), fontsize=9)
-    figure.suptitle(f"{_subject(benchmark)}\n{benchmark.machine}", fontsize=10)
-    write_figure(figure, path)
 
 
 def _draw_weights(options: ExportBenchmarkOptions, folder: Path) -> Path:
@@ -291,30 +244,8 @@ def _macs(inspection: Inspection, modality: Modality) -> int:
     return macs
 
 
-def _time_in_turn(
-    engines: Mapping[tuple[str, str], Engine],
-    batch: int,
-    rounds: Iterable[int],
-    clock: Callable[[], float],
-) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds a crop in each round of one call of every engine after the other."""
-    rng = np.random.default_rng(_SEED)
-    shape = next(iter(engines.values())).spec.batch_shape
-    crops: Batch = rng.integers(0, 256, (batch, *shape), dtype=np.uint8)
-    for engine in engines.values():
-        for _ in range(_WARM_UPS):
-            engine.embed(crops)
-    spent: dict[tuple[str, str], list[float]] = {key: [] for key in engines}
-    for _ in rounds:
-        for key, engine in engines.items():
-            start = clock()
-            engine.embed(crops)
-            spent[key].append(1000 * (clock() - start) / batch)
-    return spent
-
-
 def _summarise(
-    spent: Mapping[tuple[str, str], Sequence[float]],
+    spent: Mapping[tuple[str, str], NDArray[np.float64]],
     macs: Mapping[str, int],
     modality: Modality,
     batch: int,
@@ -334,15 +265,6 @@ def _summarise(
         )
         for (graph, engine), median in medians.items()
     ]
-
-
-def _subject(benchmark: ExportBenchmark) -> str:
-    network = benchmark.network
-    height, width = network["image_size"]
-    return (
-        f"MIP of width {network['width']} at {height}x{width}, stride {network['stride']}, "
-        f"{network['instance_queries']} queries, {benchmark.weights}"
-    )
 
 
 def _describe(options: ExportBenchmarkOptions) -> str:

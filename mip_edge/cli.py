@@ -95,6 +95,17 @@ COMMANDS: dict[str, Subcommand] = {
 }
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    "out of memory",
+)
+"""How torch and ONNX Runtime say that memory has run out."""
+
+
 class CommandTable(click.Group):
     """A click group whose commands are imported only when they run or show their own help."""
 
@@ -143,9 +154,24 @@ class CommandTable(click.Group):
             raise click.ClickException(
                 f"No space left on the disk{where}. Free some, or choose another place."
             ) from error
+        except Exception as error:  # the runtimes' own share no base class but this
+            if not is_out_of_memory(error):
+                raise
+            raise click.ClickException(
+                "Not enough memory. Close other programs, take smaller batches, or a machine with "
+                "more; nothing half-written is left."
+            ) from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is how Python, torch or ONNX Runtime say that memory has run out."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
 
 
 def missing_extra(error: ModuleNotFoundError) -> click.ClickException | None:

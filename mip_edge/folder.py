@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mip_edge.errors import OutputError
@@ -21,7 +21,8 @@ def write_folder(
     (words for the error) and of nobody else; it stays as it was if the block fails.
     Raises: OutputError if `target` may not be replaced or cannot be written.
     """
-    _refuse_existing(target, kind, is_ours, overwrite)
+    refuse_existing(target, kind, is_ours, overwrite=overwrite)
+    made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.draft-", dir=target.parent))
@@ -30,21 +31,28 @@ def write_folder(
     try:
         draft.chmod(0o755)  # mkdtemp gives 0o700; a server reads the folder by another account
         yield draft
+        # Once more: somebody else may have written there in the meantime.
+        refuse_existing(target, kind, is_ours, overwrite=overwrite)
         _take_place(draft, target)
     except OSError as error:
         raise _refusal(target, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()  # only where it is empty: the block failed
 
 
-def _refuse_existing(
-    target: Path, kind: str, is_ours: Callable[[Path], bool], overwrite: bool
+def refuse_existing(
+    target: Path, kind: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
+    """Raises: OutputError if `target` exists and may not be replaced, as `write_folder` says."""
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:
         raise OutputError(f"{target} exists already; choose another place or add --overwrite")
-    if not target.is_dir() or (any(target.iterdir()) and not is_ours(target)):
+    replaceable = target.is_dir() and not target.is_symlink()
+    if not replaceable or (any(target.iterdir()) and not is_ours(target)):
         raise OutputError(
             f"{target} is not {kind} of mip-edge alone, so --overwrite leaves it as it is; "
             "choose another place, or remove it yourself"
@@ -57,7 +65,11 @@ def _take_place(draft: Path, target: Path) -> None:
         draft.replace(target)
         return
     older = Path(tempfile.mkdtemp(prefix=f".{target.name}.older-", dir=target.parent))
-    target.replace(older)
+    try:
+        target.replace(older)
+    except OSError:
+        older.rmdir()
+        raise
     try:
         draft.replace(target)
     except OSError:

@@ -46,7 +46,8 @@ from mip_edge.commands.shared import precision_option
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Threads of each engine.  [default: as the runtime chooses]",
+    show_default="as the runtime chooses",
+    help="Threads of each engine.",
 )
 @precision_option
 @click.option(

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from export.form import TRIED
+
 
 @click.command("benchmark-export")
 @click.argument(
@@ -42,8 +44,8 @@ import click
     "--form",
     "forms",
     multiple=True,
-    metavar="NAME",
-    show_default="straight, rows and full",
+    type=click.Choice(list(TRIED)),
+    show_default="straight, rows, full and cpu",
     help="Another form of the graph to time beside these; may be given several times.",
 )
 @click.option(
@@ -101,17 +103,13 @@ def benchmark_export(
     """Time the exported graph beside the published one and the steps between, in turn.
 
     The network of WEIGHTS, or one of random weights, is exported as published (straight), without
-    the rows that nobody reads (rows), and with all that is folded away (full). The bundles lie in
-    a temporary folder: base needs 1.6 GB there, and TMPDIR says where.
+    the rows that nobody reads (rows), with all that is folded away (full), and so for a CPU (cpu).
+    The bundles lie in a temporary folder: base needs 1.5 GB there, and TMPDIR says where.
     """
-    from mip_edge.benchmark_export import (
-        ExportBenchmarkOptions,
-        check_chart,
-        draw_chart,
-        format_export_benchmark,
-    )
+    from mip_edge.benchmark_export import ExportBenchmarkOptions, format_export_benchmark
     from mip_edge.benchmark_export import benchmark_export as run
     from mip_edge.spec import Modality
+    from mip_edge.surgery_chart import check_chart, draw_chart
 
     chosen = tuple(dict.fromkeys(Modality(modality) for modality in modalities))
     settings = ExportBenchmarkOptions(modalities=chosen, **options)

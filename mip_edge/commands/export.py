@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 
 @click.command()
@@ -95,8 +96,9 @@ import click
     "--surgery",
     default="full",
     show_default=True,
-    help="How the network is rewritten: `full`; `rows` (only dead rows left out) and `none` (as "
-    "published) are there to compare.",
+    help="How the network is rewritten: `full`; `cpu` (5 to 15% faster than that on a CPU, two "
+    "launches a layer more on a GPU); `rows` (only dead rows left out) and `none` (as published) "
+    "are there to compare.",
 )
 @click.option(
     "--for",
@@ -137,6 +139,15 @@ def export(
     from export.options import ExportOptions
     from export.purpose import export_for
 
+    for flag, given, needed in (
+        ("dataset", data, "--data"),
+        ("split", data, "--data"),
+        ("max_drop", data, "--data"),
+        ("min_cosine_fp16", fp16 or None, "--fp16"),
+    ):
+        source = click.get_current_context().get_parameter_source(flag)
+        if given is None and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{flag.replace('_', '-')} belongs to {needed}; give both")
     options = ExportOptions(
         layout=layout,
         surgery=surgery,

@@ -79,30 +79,36 @@ def test_every_exported_graph_is_built_without_a_warning(
 
 
 @needs_rtx
-@pytest.mark.parametrize("form", ["unified", "none"])
-def test_the_other_layout_and_the_straight_graph_are_built_too(
-    tiny_checkpoint: Path, tmp_path: Path, form: str
-) -> None:
+@pytest.mark.parametrize("name", ["unified.onnx", "unified.fp16.onnx"])
+def test_the_graph_of_both_lights_is_built_too(tiny_unified_bundle: Path, name: str) -> None:
+    report = check_graph(tiny_unified_bundle / name)
+    assert report.warnings == ()
+    assert report.launches is not None
+    assert report.launches.gelus == MLPS
+
+
+@needs_rtx
+@pytest.mark.parametrize("surgery", ["none", "cpu"])
+def test_other_forms_of_the_graph_are_built_too(tmp_path: Path, surgery: str) -> None:
     from export.form import form_of
     from export.straight import StraightExport
     from export.to_onnx import export_onnx
     from export.wrapper import ExportedMIP
-    from mip_edge import checkpoint
+    from mip_edge.model.mip import MIP
+    from mip_edge.model.options import MIPOptions
 
-    model, unified = checkpoint.load(tiny_checkpoint), form == "unified"
-    chosen = form_of("full" if unified else form)
-    module: ExportedMIP | StraightExport
-    if chosen is None:
-        module = StraightExport(model, Modality.VISIBLE)
-    else:
-        module = ExportedMIP(model, None if unified else Modality.VISIBLE, form=chosen)
-    spec = EmbedderSpec(Modality.VISIBLE, 64, 32, model.options.dimension, "0" * 64)
+    # one layer: the builder takes seconds for each
+    options = MIPOptions(width=32, heads=2, depth=3, image_size=(64, 32), prompt_length=4)
+    model, form = MIP(options).eval(), form_of(surgery)
+    module: ExportedMIP | StraightExport = StraightExport(model, Modality.VISIBLE)
+    if form is not None:
+        module = ExportedMIP(model, Modality.VISIBLE, form=form)
+    spec = EmbedderSpec(Modality.VISIBLE, 64, 32, options.dimension, "0" * 64)
     path = tmp_path / "graph.onnx"
-    onnx.save(export_onnx(module, spec, metadata={}, unified=unified), str(path))
+    onnx.save(export_onnx(module, spec, metadata={}), str(path))
     report = check_graph(path)
     assert report.warnings == ()
-    assert report.launches is not None
-    assert report.launches.gelus >= MLPS
+    assert report.plan_bytes > 100_000
 
 
 @needs_rtx

@@ -18,10 +18,12 @@ from tests.engines.layouts import write_unified
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
 
 
+LAYOUTS = ("per-modality", "unified", "exported-unified")
+"""The second is written by hand from the graphs of the first: it must equal them exactly."""
 CASES = [
     (name, layout)
     for name, kind in ENGINES.items()
-    for layout in (("per-modality", "unified") if kind.opens == "bundle" else ("checkpoint",))
+    for layout in (LAYOUTS if kind.opens == "bundle" else ("checkpoint",))
 ]
 
 
@@ -53,11 +55,16 @@ def unified_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def source(
-    case: tuple[str, str], tiny_bundle: Path, unified_bundle: Path, tiny_checkpoint: Path
+    case: tuple[str, str],
+    tiny_bundle: Path,
+    unified_bundle: Path,
+    tiny_unified_bundle: Path,
+    tiny_checkpoint: Path,
 ) -> Path:
     places = {
         "per-modality": tiny_bundle,
         "unified": unified_bundle,
+        "exported-unified": tiny_unified_bundle,
         "checkpoint": tiny_checkpoint,
     }
     return places[case[1]]

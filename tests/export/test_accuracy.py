@@ -175,6 +175,15 @@ def test_a_drop_up_to_the_bar_and_any_gain_pass() -> None:
     check_accuracy(ACCURACY, changed(TO_INFRARED, mean_ap=80.0), max_drop=0, graph="fp16")
 
 
+def test_one_query_of_rank_1_is_no_failure_and_two_are() -> None:
+    # 400 queries of 0.25 points
+    check_accuracy(ACCURACY, changed(TO_VISIBLE, rank1=64.75), max_drop=0.1, graph="fp16")
+    with pytest.raises(
+        ParityError, match=r"0\.50 .* of Rank-1 .*0\.1 \(--max-drop\), or one query$"
+    ):
+        check_accuracy(ACCURACY, changed(TO_VISIBLE, rank1=64.5), max_drop=0.1, graph="fp16")
+
+
 def test_a_larger_drop_names_graph_direction_figure_and_size() -> None:
     with pytest.raises(ParityError) as caught:
         check_accuracy(

@@ -179,7 +179,7 @@ def test_command_exports_and_prints_json(tiny_checkpoint: Path, tmp_path: Path) 
     result = CliRunner().invoke(cli, ["export", str(tiny_checkpoint), "-o", target, "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert document["bundle"] == target
+    assert document["path"] == target
     assert (
         document["precisions"]["fp32"]["graphs"]["infrared"]["parity"]["smallest_cosine"] >= 0.99999
     )
@@ -193,7 +193,7 @@ def test_command_prints_parity_and_sizes(tiny_checkpoint: Path, tmp_path: Path) 
     arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle")]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "visible, fp32: smallest cosine 1.0000000" in result.stdout
+    assert "visible, fp32: smallest cosine 1.000000" in result.stdout
     assert "weights.bin: " in result.stdout
 
 

@@ -333,12 +333,10 @@ def blank(module: torch.nn.Module) -> None:
 @pytest.mark.parametrize(
     ("stride", "queries", "most"),
     [
-        (12, "learnable", 17.7e9),
         (12, "zero", 16.0e9),
         (16, "learnable", 11.1e9),
-        (16, "zero", 9.7e9),
     ],
-)
+)  # the two others are counted where their files are run: test_presets.py
 def test_the_base_network_costs_less_than_half_of_its_published_macs(
     stride: int, queries: str, most: float
 ) -> None:
@@ -348,17 +346,12 @@ def test_the_base_network_costs_less_than_half_of_its_published_macs(
     assert set(cost.parts) == {"patches", "blocks", "ipg", "head"}
 
 
-@pytest.mark.parametrize(
-    ("stride", "patches", "blocks", "ipg", "head", "all_of_it"),
-    [
-        # blocks: the ten blocks and the projection of their modality prompts
-        (12, 123_863_040, 18_200_632_320, 16_780_554_240, 3_079_589_376, 38_184_638_976),
-        (16, 75_497_472, 11_887_918_080, 10_510_663_680, 1_879_580_160, 24_353_659_392),
-    ],
-)
-def test_the_straight_graph_costs_what_the_published_code_does(
-    stride: int, patches: int, blocks: int, ipg: int, head: int, all_of_it: int
-) -> None:
-    cost = cost_of(stride, "zero", straight=True)
-    assert cost.parts == {"patches": patches, "blocks": blocks, "ipg": ipg, "head": head}
-    assert cost.macs == all_of_it
+def test_the_straight_graph_costs_what_the_published_code_does() -> None:
+    cost = cost_of(12, "zero", straight=True)
+    assert cost.parts == {
+        "patches": 123_863_040,
+        "blocks": 18_200_632_320,  # the ten, and the projection of their modality prompts
+        "ipg": 16_780_554_240,
+        "head": 3_079_589_376,
+    }
+    assert cost.macs == 38_184_638_976

@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="a checkpoint is exported with torch")
 from export import bundle as exporter
 from export import room, work
 from export.bundle import export_bundle
+from export.form import SURGERIES, TRIED
 from export.gate import collect_crops
 from export.options import ExportOptions
 from export.purpose import export_for
@@ -22,6 +23,7 @@ from mip_edge.artifact import open_bundle
 from mip_edge.cli import cli
 from mip_edge.embedder import Embedder
 from mip_edge.errors import DatasetError, OptionError, OutputError, ParityError
+from mip_edge.schema import find_fault
 from mip_edge.spec import Embeddings, Modality
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
 
@@ -71,6 +73,16 @@ def test_float16_graphs_say_how_near_they_are_when_rounded_as_a_gpu_rounds(
     assert (tiny_unified_bundle / "weights.fp16.bin").stat().st_size < 0.7 * fp32
 
 
+def test_float16_that_cannot_be_near_enough_names_its_graph(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ParityError, match=r"visible.onnx: .*--min-cosine-fp16.*Nothing was"):
+        export_bundle(
+            tiny_checkpoint, tmp_path / "bundle", ExportOptions(fp16=True, min_cosine_fp16=1.0)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_straight_graph_gives_the_same_at_its_published_cost(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +97,23 @@ def test_the_straight_graph_gives_the_same_at_its_published_cost(
         assert ours is not None
         assert theirs is not None
         assert theirs.macs > 1.8 * ours.macs
+
+
+def test_the_form_for_a_cpu_gives_the_same(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "cpu"
+    export_bundle(tiny_checkpoint, target, ExportOptions(surgery="cpu"))
+    assert open_bundle(target).manifest.surgery == "cpu"
+    for modality in Modality:
+        found = embed(target, "onnxruntime", modality)
+        assert np.abs(found - embed(tiny_bundle, "onnxruntime", modality)).max() <= LIMIT
+
+
+@pytest.mark.parametrize("name", [*SURGERIES, *TRIED])
+def test_a_manifest_can_name_every_form(tiny_bundle: Path, name: str) -> None:
+    document = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
+    assert find_fault({**document, "surgery": name}) is None
 
 
 def test_dim_is_learned_from_training_people_and_built_in(
@@ -148,6 +177,8 @@ def test_other_servers_get_a_folder_of_a_checked_export(
     assert report.path == target
     assert list(target.rglob("*.onnx"))
     assert not (target / "manifest.json").exists()
+    written = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert set(report.to_dict()["bytes"]) == written
     with pytest.raises(OutputError, match="exists already.*--overwrite"):
         export_for(purpose, tiny_checkpoint, target)
 
@@ -158,7 +189,7 @@ def test_command_prints_what_was_measured(
     arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle")]
     result = CliRunner().invoke(cli, [*arguments, "--data", str(people), "--dim", "16"])
     assert result.exit_code == 0, result.output
-    assert "visible, fp32: smallest cosine 1.0000000" in result.stdout
+    assert "visible, fp32: smallest cosine 1.000000" in result.stdout
     assert "PyTorch, infrared to visible: Rank-1 " in result.stdout
     assert "16 numbers: infrared to visible Rank-1 " in result.stdout
     again = CliRunner().invoke(
@@ -175,7 +206,7 @@ def test_command_prints_what_was_measured(
     [
         (["--dim", "16"], "give a data set with --data"),
         (["--whiten"], "--whiten belongs to --dim"),
-        (["--surgery", "half"], "--surgery must be one of full, rows, none"),
+        (["--surgery", "half"], "--surgery must be one of full, cpu, rows, none"),
         (["--surgery", "none", "--fp16"], "without --fp16"),
         (["--surgery", "none", "--layout", "unified"], "without --layout unified"),
         (["--camera", "roof"], "--camera 'roof' is unknown to this checkpoint; it knows: none"),
@@ -193,6 +224,81 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     assert words in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "needed"),
+    [("--split", "--data"), ("--max-drop", "--data"), ("--min-cosine-fp16", "--fp16")],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, flag: str, needed: str
+) -> None:
+    arguments = ["export", str(tiny_checkpoint), "-o", str(tmp_path / "bundle"), flag, "1"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert f"{flag} belongs to {needed}; give both" in result.stderr
+
+
+def test_everything_at_once_is_byte_identical_twice(
+    tiny_checkpoint: Path, people: Path, tmp_path: Path
+) -> None:
+    options = ExportOptions(
+        layout="unified", fp16=True, dimensions=(12,), data=people, camera="gate"
+    )
+    for name in ("one", "two"):
+        export_bundle(tiny_checkpoint, tmp_path / name, options)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_a_projection_that_keeps_little_forgets_the_threshold_too(
+    tiny_checkpoint: Path, people: Path, tmp_path: Path
+) -> None:
+    kept = {}
+    for dimension in (1, 40):
+        target = tmp_path / str(dimension)
+        options = ExportOptions(dimensions=(dimension,), data=people)
+        manifest = export_bundle(tiny_checkpoint, target, options).manifest
+        assert manifest.projection is not None
+        kept[dimension] = (manifest.projection["explained"] >= 0.99, manifest.min_similarity)
+    assert kept == {1: (False, None), 40: (True, 0.5)}
+
+
+def test_a_target_that_appears_during_the_export_is_left_alone(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "deep" / "bundle"
+    write_report = exporter.write_report
+
+    def interfere(*arguments: object) -> None:
+        target.mkdir()
+        (target / "mine.txt").write_text("mine", encoding="utf-8")
+        write_report(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exporter, "write_report", interfere)
+    with pytest.raises(OutputError, match="exists already"):
+        export_bundle(tiny_checkpoint, target)
+    assert [path.name for path in target.parent.iterdir()] == ["bundle"]
+    assert (target / "mine.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_failed_export_leaves_no_new_parents(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityError):
+        export_bundle(
+            tiny_checkpoint, tmp_path / "a" / "b" / "bundle", ExportOptions(min_cosine=1.0)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("purpose", ["triton", "deepstream"])
+def test_a_foreign_folder_is_refused_before_anything_is_computed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, purpose: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(work, "export_onnx", None)
+    with pytest.raises(OutputError, match="--overwrite leaves it as it is"):
+        export_for(purpose, tiny_checkpoint, tmp_path / "there", overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +338,7 @@ def test_too_little_memory_is_told_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr(room, "available_memory", lambda: 50_000_000)
     monkeypatch.setattr(work, "export_onnx", None)
-    with pytest.raises(OptionError, match=r"about 0.1 GB of memory, 0.1 GB are free|memory"):
+    with pytest.raises(OptionError, match="takes about 74 MB of memory, 50 MB are free"):
         export_bundle(tiny_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

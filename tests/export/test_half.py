@@ -175,6 +175,34 @@ def test_a_constant_node_becomes_a_weight() -> None:
     assert "Constant" not in {node.op_type for node in made.graph.node}
 
 
+def test_what_is_made_of_no_float_is_cast_to_what_its_reader_takes() -> None:
+    model = network()
+    stored = [numpy_helper.from_array(np.array([2 * WIDTH]), "wide")]
+    ones = numpy_helper.from_array(np.array([1], np.float32))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.name == "head/Reshape":
+            node.output[0] = "rows"
+            nodes += [
+                helper.make_node("Shape", ["images"], ["all"], "head/Shape", end=1),
+                helper.make_node("Concat", ["all", "wide"], ["shape"], "head/shape", axis=0),
+                helper.make_node("ConstantOfShape", ["shape"], ["ones"], "head/ones", value=ones),
+                helper.make_node("Concat", ["rows", "ones"], ["raw"], "head/Concat", axis=1),
+            ]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    model.graph.initializer.extend(stored)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5 * WIDTH
+    half = to_half(model)
+    onnx.checker.check_model(half, full_check=True)
+    kinds = node_types(half)
+    assert kinds["head/ones"] == TensorProto.FLOAT
+    assert kinds["head/Concat"] == TensorProto.FLOAT16
+    assert "head/to_float16" in casts(half)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.sets(

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from export.projection import Projection
 from mip_edge.artifact import (
     Accuracy,
     Cost,
@@ -46,6 +48,7 @@ MANIFEST = Manifest(
     min_similarity=0.5,
     licence="CC0-1.0",
 )
+PROJECTION = Projection(np.zeros(3), np.eye(3, 2), whiten=False, explained=1, crops=9, identities=4)
 
 
 def make_bundle(target: Path) -> Path:
@@ -156,6 +159,10 @@ def test_an_altered_manifest_is_refused(bundle: Path) -> None:
             'thresholds.min_similarity is "0.5", it must be number or null',
         ),
         (lambda document: document.update(layout="x" * 99), '"x{59}\\.\\.\\., it must be one of'),
+        (
+            lambda document: document.update(projection={"method": "pca"}),
+            "the key 'dimension' is missing from projection",
+        ),
         (lambda document: document.update(files=[]), r"files is \[\], it must be object"),
         (
             lambda document: document["precisions"]["fp32"]["graphs"]["visible"].update(
@@ -223,7 +230,8 @@ def fully_measured(modality: Modality) -> Graph:
         replace(
             MANIFEST,
             layout="unified",
-            projection={"method": "pca", "dimension": 240},
+            surgery="cpu",
+            projection=PROJECTION.to_dict(),
             precisions={
                 "fp16": Precision(
                     {modality: fully_measured(modality) for modality in Modality},
@@ -267,6 +275,11 @@ def test_the_schema_knows_every_key_and_describes_it() -> None:
     named = [one for part in closed for one in part["properties"].values()]
     assert [one for one in named if "description" not in one and "$ref" not in one] == []
     assert all("description" in one for one in schema["definitions"].values())
+
+
+def test_the_schema_knows_all_that_is_told_of_a_projection() -> None:
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))["properties"]["projection"]
+    assert set(schema["properties"]) == set(schema["required"]) == set(PROJECTION.to_dict())
 
 
 def test_the_index_of_a_modality_is_its_row_in_the_prompt_library(bundle: Path) -> None:
@@ -330,22 +343,47 @@ def test_overwrite_leaves_a_folder_alone_that_is_no_bundle(tmp_path: Path) -> No
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"cat")
     with (
-        pytest.raises(
-            OutputError, match="not a bundle of mip-edge alone, so --overwrite"
-        ),
+        pytest.raises(OutputError, match="not a bundle of mip-edge alone, so --overwrite"),
         write_bundle(tmp_path / "photos", overwrite=True),
     ):
         pass
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"cat"
 
 
-def test_a_failed_rename_puts_the_older_bundle_back(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_overwrite_leaves_the_manifest_of_another_program_and_a_link_alone(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "manifest.json").write_text('{"name": "a web page"}', encoding="utf-8")
+    (tmp_path / "link").symlink_to(bundle)
+    for name in ("page", "link"):
+        with (
+            pytest.raises(OutputError, match=f"{name} is not a bundle of mip-edge alone"),
+            write_bundle(tmp_path / name, overwrite=True),
+        ):
+            pass
+    assert (tmp_path / "link").readlink() == bundle
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link", "page"]
+
+
+def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:
+    manifest = bundle / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with write_bundle(bundle, overwrite=True) as draft:
+        for name in ("visible.onnx", "infrared.onnx"):
+            (draft / name).write_bytes(b"new")
+        seal(draft, MANIFEST)
+    open_bundle(bundle)
+
+
+@pytest.mark.parametrize("failing", ["bundle", ".bundle.draft-"])
+def test_a_failed_rename_leaves_the_older_bundle(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     rename = Path.replace
 
     def refuse_draft(self: Path, target: Path) -> Path:
-        if ".draft-" in self.name:
+        if self.name.startswith(failing):
             raise OSError(5, "Input/output error")
         return rename(self, target)
 

@@ -55,6 +55,19 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_bundle: Path, tmp_path: P
         benchmark(tiny_bundle, BenchmarkOptions(repeats=1), checkpoint=other)
 
 
+def test_a_bundle_with_a_projection_is_timed_beside_its_checkpoint(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    projected = tmp_path / "bundle"
+    with write_bundle(projected) as draft:
+        shutil.copytree(tiny_bundle, draft, dirs_exist_ok=True)
+        # as --dim leaves it: another embedding space, made of the same checkpoint
+        seal(draft, replace(open_bundle(tiny_bundle).manifest, fingerprint="ab" * 32))
+    options = BenchmarkOptions(engines=("fake",), batches=(1,), repeats=1)
+    timings = benchmark(projected, options, checkpoint=tiny_checkpoint)
+    assert [timing.engine for timing in timings[:2]] == ["torch", "fake"]
+
+
 def test_options_name_their_flag() -> None:
     with pytest.raises(OptionError, match="--engine torch.*--checkpoint"):
         BenchmarkOptions(engines=("torch",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,17 @@ from mip_edge.benchmark_export import (  # noqa: E402
     ExportBenchmarkOptions,
     GraphTiming,
     benchmark_export,
-    check_chart,
-    draw_chart,
     format_export_benchmark,
 )
 from mip_edge.cli import cli  # noqa: E402
-from mip_edge.data.image import read_image  # noqa: E402
-from mip_edge.errors import OptionError, OutputError  # noqa: E402
+from mip_edge.errors import OptionError  # noqa: E402
 from mip_edge.spec import Modality  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_checkpoint: Path) -> ExportBenchmark:
-    """Two calls of each graph; straight takes 8 ms, then 6; rows 4 and 4; full 2 and 4."""
-    durations = [8, 4, 2, 6, 4, 4]
+    """Two calls of each: straight takes 8 ms, then 6; rows 4 and 4; full 2 and 4; cpu 2 and 2."""
+    durations = [8, 4, 2, 2, 6, 4, 4, 2]
     readings = itertools.accumulate(step for each in durations for step in (0, each / 1000))
     options = ExportBenchmarkOptions(
         engines=("onnxruntime",),
@@ -46,8 +42,8 @@ def measured(tiny_checkpoint: Path) -> ExportBenchmark:
 
 
 def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchmark) -> None:
-    straight, rows, full = measured.timings
-    assert [one.graph for one in measured.timings] == ["straight", "rows", "full"]
+    straight, rows, full, cpu = measured.timings
+    assert [one.graph for one in measured.timings] == ["straight", "rows", "full", "cpu"]
     assert {(one.engine, one.modality, one.batch) for one in measured.timings} == {
         ("onnxruntime", "infrared", 2)
     }
@@ -55,6 +51,7 @@ def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchma
     assert straight.median_ms == pytest.approx(7 / 2)
     assert rows.median_ms == pytest.approx(4 / 2)
     assert full.median_ms == pytest.approx(3 / 2)
+    assert cpu.median_ms == pytest.approx(2 / 2)
     assert (straight.speedup, straight.fewer) == (1, 1)
     assert rows.speedup == pytest.approx(7 / 4)
     assert full.speedup == pytest.approx(7 / 3)
@@ -63,8 +60,8 @@ def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchma
 def test_operations_are_those_counted_from_each_graph(
     measured: ExportBenchmark, tiny_bundle: Path
 ) -> None:
-    straight, rows, full = measured.timings
-    assert straight.macs > rows.macs > full.macs
+    straight, rows, full, cpu = measured.timings
+    assert straight.macs > rows.macs > full.macs == cpu.macs
     assert full.fewer == pytest.approx(straight.macs / full.macs)
     cost = open_bundle(tiny_bundle).manifest.precisions["fp32"].graphs[Modality.INFRARED].cost
     assert cost is not None
@@ -72,40 +69,13 @@ def test_operations_are_those_counted_from_each_graph(
 
 
 def test_the_table_says_what_was_measured(measured: ExportBenchmark) -> None:
-    head, straight, _, full, subject = format_export_benchmark(measured).splitlines()
+    head, straight, _, full, _, subject = format_export_benchmark(measured).splitlines()
     assert head.split()[:4] == ["graph", "GMAC", "x", "fewer"]
     assert straight.split()[0] == "straight"
     assert full.split()[3:6] == ["onnxruntime", "infrared", "2"]
     assert full.split()[-1] == "2.33"
     assert "width 48 at 64x32, stride 12, learnable queries, tiny.safetensors" in subject
     assert "1 thread; median of 2 calls" in subject
-
-
-def test_the_chart_is_drawn_whole_and_an_older_one_stays(
-    measured: ExportBenchmark, tmp_path: Path
-) -> None:
-    path = tmp_path / "chart.png"
-    check_chart(path, overwrite=False)
-    other = [replace(one, batch=8, median_ms=one.median_ms / 2) for one in measured.timings]
-    draw_chart(replace(measured, timings=[*measured.timings, *other]), path)
-    picture = read_image(path)
-    assert min(picture.shape[:2]) > 200
-    for colour in ((0x64, 0x74, 0x8B), (0xD9, 0x77, 0x06), (0x15, 0x80, 0x3D)):
-        assert (picture == colour).all(axis=2).sum() > 100  # a bar of each graph
-    with pytest.raises(OutputError, match="chart.png exists already.*--overwrite"):
-        check_chart(path, overwrite=False)
-    check_chart(path, overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("chart.jpg", "must end in .png"), ("nowhere/chart.png", "is not a folder")],
-)
-def test_a_chart_that_cannot_be_written_is_refused_before_anything_is_timed(
-    tmp_path: Path, name: str, words: str
-) -> None:
-    with pytest.raises(OutputError, match=words):
-        check_chart(tmp_path / name, overwrite=False)
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(
@@ -134,7 +104,7 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(
         ({"engines": ()}, "--engine must be given at least once"),
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"batches": (0,)}, "--batch must be at least 1"),
-        ({"forms": ("origami",)}, "'origami'"),
+        ({"forms": ("origami",)}, "--form must be one of .*prompts-apart, got 'origami'"),
         ({"model": "huge"}, "model must be one of"),
         ({"image_size": (16, 16)}, "the head needs at least 4"),
     ],
@@ -151,7 +121,7 @@ def test_weights_have_a_size_of_their_own(tiny_checkpoint: Path) -> None:
 
 def test_a_form_is_timed_once_however_often_it_is_named() -> None:
     options = ExportBenchmarkOptions(forms=("prompts-apart", "full", "prompts-apart"))
-    assert options.graphs == ("none", "rows", "full", "prompts-apart")
+    assert options.graphs == ("none", "rows", "full", "cpu", "prompts-apart")
 
 
 def test_command_prints_a_table_or_json(

@@ -11,6 +11,7 @@ import time
 import click
 import pytest
 from click.testing import CliRunner, Result
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from mip_edge import __version__, cli
 from mip_edge.errors import DatasetError, MipEdgeError
@@ -128,6 +129,27 @@ def test_a_full_disk_becomes_one_line(failing: list[BaseException]) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeException("Exception during initialization: std::bad_alloc"),
+    ],
+    ids=["python", "torch", "onnxruntime"],
+)
+def test_memory_that_ran_out_becomes_one_line(
+    failing: list[BaseException], error: BaseException
+) -> None:
+    failing.append(error)
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Not enough memory. Close other programs")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_missing_extra_names_the_line_to_type(failing: list[BaseException]) -> None:
     failing.append(ModuleNotFoundError("No module named 'torch'", name="torch.nn"))
     result = run("fail")
@@ -141,7 +163,9 @@ def test_an_import_fault_of_our_own_is_not_hidden(failing: list[BaseException]) 
     assert isinstance(result.exception, ModuleNotFoundError)
 
 
-@pytest.mark.parametrize("bug", [ValueError("a bug"), OSError(errno.EACCES, "denied")])
+@pytest.mark.parametrize(
+    "bug", [ValueError("a bug"), RuntimeError("a bug"), OSError(errno.EACCES, "denied")]
+)
 def test_other_errors_keep_their_traceback(
     failing: list[BaseException], bug: BaseException
 ) -> None:

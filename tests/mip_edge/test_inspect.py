@@ -145,13 +145,13 @@ def test_a_graph_that_cannot_be_counted_is_named_with_its_file(
         inspect_bundle(folder)
 
 
-def test_one_graph_of_both_lights_is_counted_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from export.bundle import export_bundle
-    from export.options import ExportOptions
-
-    export_bundle(tiny_checkpoint, tmp_path / "both", ExportOptions(layout="unified"))
-    [one] = inspect_bundle(tmp_path / "both").graphs
-    assert set(one.modalities) == set(Modality)
-    assert one.differences == ()
-    table = run(tmp_path / "both").stdout
+def test_one_graph_of_both_lights_is_counted_once(tiny_unified_bundle: Path) -> None:
+    half, single = inspect_bundle(tiny_unified_bundle).graphs
+    for one, precision in ((single, "fp32"), (half, "fp16")):
+        assert one.precision == precision
+        assert set(one.modalities) == set(Modality)
+        assert one.differences == ()
+    assert half.cost.macs == single.cost.macs
+    table = run(tiny_unified_bundle).stdout
     assert "unified.onnx  fp32, infrared and visible crops" in table
+    assert "unified.fp16.onnx  fp16, infrared and visible crops" in table

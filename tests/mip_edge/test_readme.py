@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from mip_edge.cli import cli
 from mip_edge.synthetic.scene import SceneOptions, write_scene
+from mip_edge.synthetic.world import DatasetOptions, write_dataset
 from tests.mip_edge.trees import write_regdb, write_sysu
 
 README = Path(__file__).parents[2] / "README.md"
@@ -24,6 +25,12 @@ LESS = {
     "live": "--no-realtime --max-frames 15",
 }
 STREAM = "rtsp://camera/stream"
+
+
+EXPORTS = {
+    "benchmark": "--repeats 2",
+    "benchmark-export": "--repeats 1 --modality visible --batch 1",
+}
 
 
 def commands(title: str = "## From a folder of crops") -> list[list[str]]:
@@ -69,6 +76,31 @@ SMALL = {
     "--device cuda": "--threads 1",
     "data check SYSU-MM01": "data check SYSU-MM01 --no-totals",
 }
+
+
+def test_the_readme_exports_in_every_way_it_names(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, "runs/mine/best.safetensors")
+    write_dataset(
+        Path("data"),
+        DatasetOptions(train_identities=70, test_identities=4, crops=2, image_size=(64, 32)),
+    )
+    asked = commands("## Export: the same function")
+    kinds = ["export"] * 5 + ["inspect", "bundle", "bundle", "benchmark", "benchmark-export"]
+    assert [command[0] for command in asked] == kinds
+    # The section before it leaves a bundle, which its first command replaces.
+    assert CliRunner().invoke(cli, [*asked[0][:2], "-o", "bundle"]).exit_code == 0
+    for command in asked:
+        # The checkpoint of this test has embeddings of 240 numbers.
+        arguments = ["200" if part == "256" else part for part in command]
+        result = CliRunner().invoke(cli, [*arguments, *shlex.split(EXPORTS.get(command[0], ""))])
+        assert result.exit_code == 0, (command, result.output)
+    for name in ("bundle/visible.fp16.onnx", "both/unified.onnx", "bundle.tar"):
+        assert Path(name).is_file(), name
+    assert Path("model_repository/mip_visible/config.pbtxt").is_file()
 
 
 def test_the_readme_trains_and_scores_sysu_and_regdb(
