@@ -24,7 +24,6 @@ class StraightExport(nn.Module):
     def __init__(self, model: MIP, modality: Modality, cameras: Cameras | None = None) -> None:
         super().__init__()
         self.row = modality.row
-        self.dimension = model.options.dimension
         self.patches = StraightPatches(model, modality, (cameras or {}).get(modality))
         self.blocks = nn.ModuleList(
             StraightBlock(model, layer) for layer in range(model.options.layers)

@@ -49,7 +49,6 @@ class ExportedMIP(nn.Module):
         super().__init__()
         options, constants = model.options, Constants(dtype)
         cameras = cameras or {}
-        self.dtype = dtype
         self.patches = ExportedPatches(model, modality, cameras, constants)
         generator = exported_generator(model, form, constants)
         self.blocks = nn.ModuleList(
