@@ -231,17 +231,10 @@ def _metadata(work: Work, taken: tuple[Modality, ...]) -> dict[str, str]:
     """What the ONNX file says of itself where no manifest lies beside it."""
     spec = work.specs[taken[0]]
     unified = len(taken) > 1
-    promised = {
-        "modality": "both" if unified else spec.modality.value,
-        "height": spec.height,
-        "width": spec.width,
-        "channels": 3 if unified else spec.channels,
-        "dimension": spec.dimension,
-    }
     policies = {modality.value: work.choices[modality].policy for modality in taken}
     camera = json.dumps(policies, sort_keys=True) if unified else next(iter(policies.values()))
     return {
-        "mip_edge.spec": json.dumps(promised, sort_keys=True),
+        "mip_edge.spec": json.dumps(spec.promise(unified=unified), sort_keys=True),
         "mip_edge.fingerprint": spec.fingerprint,
         "mip_edge.camera": camera,
         "mip_edge.licence": _licence(work),

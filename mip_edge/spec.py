@@ -70,3 +70,14 @@ class EmbedderSpec:
     def batch_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one prepared crop."""
         return (self.height, self.width, self.channels)
+
+    def promise(self, *, unified: bool) -> dict[str, str | int]:
+        """What a graph says of its input and output in its own metadata; a `unified` one takes
+        both lights, in three channels."""
+        return {
+            "modality": "both" if unified else self.modality.value,
+            "height": self.height,
+            "width": self.width,
+            "channels": Modality.VISIBLE.channels if unified else self.channels,
+            "dimension": self.dimension,
+        }

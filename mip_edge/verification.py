@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SPEC_KEY = "mip_edge.spec"
 FINGERPRINT_KEY = "mip_edge.fingerprint"
-BOTH = "both"
-"""What the graph of the layout `unified` calls its modality."""
 LENGTH_TOLERANCE = 1e-3
 """How far from 1 an embedding may be long: half precision rounds to about this."""
 _GREY = 128
@@ -120,7 +118,7 @@ def _check_graph(bundle: Bundle, modality: Modality, file: Path) -> float:
     spec = bundle.manifest.specs[modality]
     session = _open(file)
     metadata = session.get_modelmeta().custom_metadata_map
-    _check_spec(file, metadata.get(SPEC_KEY), promised(spec, unified=bundle.unified))
+    _check_spec(file, metadata.get(SPEC_KEY), spec.promise(unified=bundle.unified))
     if metadata.get(FINGERPRINT_KEY) != spec.fingerprint:
         raise BundleError(
             f"{file} says it is of the model {metadata.get(FINGERPRINT_KEY)}, its manifest says "
@@ -132,17 +130,6 @@ def _check_graph(bundle: Bundle, modality: Modality, file: Path) -> float:
     if bundle.unified:
         inputs["modality"] = np.array([modality.row], dtype=np.int64)
     return _length(file, spec, _embed(file, session, inputs))
-
-
-def promised(spec: EmbedderSpec, *, unified: bool) -> dict[str, Any]:
-    """What a graph's own metadata says of its input and output."""
-    return {
-        "modality": BOTH if unified else spec.modality.value,
-        "height": spec.height,
-        "width": spec.width,
-        "channels": Modality.VISIBLE.channels if unified else spec.channels,
-        "dimension": spec.dimension,
-    }
 
 
 def _check_spec(file: Path, text: str | None, expected: dict[str, Any]) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import precision_option
+from mip_edge.commands.shared import (
+    batches_option,
+    engines_option,
+    precision_option,
+    threads_option,
+)
 
 
 @click.command()
@@ -18,24 +23,8 @@ from mip_edge.commands.shared import precision_option
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The weights that the bundle was made of: PyTorch is timed first, for comparison.",
 )
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=("onnxruntime",),
-    show_default=True,
-    type=str,
-    help="Engine to time; may be given several times.",
-)
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    default=(1, 8),
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Crops of one call; may be given several times.",
-)
+@engines_option
+@batches_option
 @click.option(
     "--repeats",
     default=20,
@@ -43,12 +32,7 @@ from mip_edge.commands.shared import precision_option
     type=click.IntRange(min=1),
     help="Timed calls of each engine, modality and batch.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    show_default="as the runtime chooses",
-    help="Threads of each engine.",
-)
+@threads_option
 @precision_option
 @click.option(
     "--share-weights",

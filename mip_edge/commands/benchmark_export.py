@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from export.form import TRIED
+from mip_edge.commands.shared import batches_option, engines_option, threads_option
 
 
 @click.command("benchmark-export")
@@ -48,14 +49,7 @@ from export.form import TRIED
     show_default="straight, rows, full and cpu",
     help="Another form of the graph to time beside these; may be given several times.",
 )
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=("onnxruntime",),
-    show_default=True,
-    help="Engine to run the graphs; may be given several times.",
-)
+@engines_option
 @click.option(
     "--modality",
     "modalities",
@@ -65,15 +59,7 @@ from export.form import TRIED
     show_default=True,
     help="Whose graphs are timed; may be given several times.",
 )
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    default=(1, 8),
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Crops of one call; may be given several times.",
-)
+@batches_option
 @click.option(
     "--repeats",
     default=10,
@@ -81,12 +67,7 @@ from export.form import TRIED
     type=click.IntRange(min=1),
     help="Timed calls of each graph, engine, modality and batch.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    show_default="as the runtime chooses",
-    help="Threads of each engine.",
-)
+@threads_option
 @click.option(
     "--chart", type=click.Path(dir_okay=False, path_type=Path), help="Draw the times as PNG."
 )

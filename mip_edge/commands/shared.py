@@ -24,6 +24,30 @@ share_weights_option = click.option(
     help="Keep the weights of both modalities in memory once, for a somewhat slower call "
     "(onnxruntime; a bundle of the layout unified has them once anyway).",
 )
+engines_option = click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    type=str,
+    help="Engine to time; may be given several times.",
+)
+batches_option = click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    default=(1, 8),
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Crops of one call; may be given several times.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    show_default="as the runtime chooses",
+    help="Threads of each engine.",
+)
 batch_option = click.option(
     "--batch",
     type=click.IntRange(min=1),

@@ -22,7 +22,7 @@ from mip_edge.cli import cli
 from mip_edge.commands.bundle import bundle as group
 from mip_edge.errors import BundleError, EngineError
 from mip_edge.spec import EmbedderSpec, Modality
-from mip_edge.verification import promised, verify_bundle
+from mip_edge.verification import verify_bundle
 
 FINGERPRINT = "ef" * 32
 SPECS = {modality: EmbedderSpec(modality, 4, 2, 6, FINGERPRINT) for modality in Modality}
@@ -88,7 +88,7 @@ def make_graph(
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9, producer_name="test"
     )
-    said = {**promised(spec, unified=unified), **(metadata or {})}
+    said = {**spec.promise(unified=unified), **(metadata or {})}
     helper.set_model_props(
         model, {"mip_edge.spec": json.dumps(said), "mip_edge.fingerprint": fingerprint}
     )
