@@ -22,20 +22,20 @@ from export.accuracy import (
     measure_accuracy,
     training_embeddings,
 )
-from export.cost import count_cost
+from export.cost import count_cost, measure_graph
 from export.exported import ExportReport
 from export.gate import collect_crops, examine, run_module
 from export.options import ExportOptions
 from export.projection import learn_projections
 from export.report import ReportFacts, write_report
-from export.to_onnx import measure_graph, share_weights, write_files
+from export.to_onnx import share_weights, write_files
 from export.work import (
     FP16,
     FP32,
     Work,
     begin,
     draft_manifest,
-    make_graphs,
+    make_graph,
     make_half,
     make_module,
     modalities_of,
@@ -77,11 +77,10 @@ def export_bundle(
     with write_bundle(output, overwrite=overwrite) as draft, _steps(6) as begin_step:
         begin_step("embed the data set")
         _learn_projection(work)
-        begin_step("make the graphs")
-        graphs = make_graphs(work)
-        begin_step("compare the exported module")
+        begin_step("embed the crops of the comparison")
         _prepare_examinations(work)
-        _examine_module(work)
+        begin_step("make the graphs, and compare the exported module")
+        graphs = _make_graphs(work)
         begin_step("make float16 graphs")
         # Writing moves a graph's weights into the shared file, so what is made of it comes first.
         half, kept = make_half(work, graphs) if options.fp16 else ({}, ())
@@ -166,19 +165,22 @@ def _prepare_examinations(work: Work) -> None:
         )
 
 
-def _examine_module(work: Work) -> None:
+def _make_graphs(work: Work) -> dict[str, onnx.ModelProto]:
+    """The float32 graphs by file name, their weights inside; each module is compared first."""
+    graphs = {}
     for name, taken in work.files.items():
-        unified = len(taken) > 1
-        module = make_module(work, None if unified else taken[0])
+        module = make_module(work, taken)
         for modality in taken:
             examination = work.examinations[modality]
-            candidate = run_module(module, examination, modality.row if unified else None)
+            candidate = run_module(module, examination, modality.row if len(taken) > 1 else None)
             what = f"the exported module of {name}"
             work.module[modality] = rounded(
                 examination.check(
                     candidate, what, at_least=work.options.min_cosine, flag="--min-cosine"
                 )
             )
+        graphs[name] = make_graph(work, taken, module)
+    return graphs
 
 
 def _write_graphs(
@@ -230,7 +232,7 @@ def _examine_file(work: Work, bundle: Bundle, precision: str, modality: Modality
 def _score(work: Work, bundle: Bundle, precision: str) -> dict[str, Accuracy] | None:
     if work.accuracy is None or work.dataset is None:
         return None
-    with Embedder.open(bundle.path, precision=precision) as embedder:
+    with Embedder.open(bundle, precision=precision) as embedder:
         embedded = embed_labelled(embedder, work.dataset)
     found = measure_accuracy(embedded, work.dataset, work.options.dataset)
     graph = f"the {precision} export"

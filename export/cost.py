@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,15 @@ _SUB_BYTE = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
 
 
 @dataclass(frozen=True, slots=True)
+class GraphSize:
+    """What a graph is made of."""
+
+    nodes: int
+    operators: dict[str, int]
+    """Operator to how often it stands in the graph, the most frequent first."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Tensor:
     """Shape and size of what passes between two nodes."""
 
@@ -93,6 +103,13 @@ def count_cost(graph: onnx.ModelProto) -> Cost:
         ),
         peak_activation_bytes=_peak(graph.graph, tensors),
     )
+
+
+def measure_graph(graph: onnx.ModelProto) -> GraphSize:
+    """Count the operators."""
+    counts = Counter(node.op_type for node in graph.graph.node)
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return GraphSize(sum(counts.values()), dict(ordered))
 
 
 def part_of(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.accuracy import GALLERY, DimensionRow
-from export.to_onnx import GraphSize
+from export.cost import GraphSize
 from mip_edge.artifact import Accuracy, Manifest, Parity
 from mip_edge.spec import Modality
 

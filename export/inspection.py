@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from export.cost import count_cost
+from export.cost import count_cost, measure_graph
 from mip_edge.artifact import Bundle, Cost, open_bundle
 from mip_edge.errors import BundleError
 from mip_edge.spec import Modality
@@ -116,7 +115,7 @@ def _inspect(
         cost = count_cost(graph)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
-    counts = Counter(node.op_type for node in graph.graph.node)
+    size = measure_graph(graph)
     # In a unified graph both modalities tell of the same file; a difference is told once.
     words = dict.fromkeys(
         difference for claimed in told.values() for difference in _compare(cost, claimed)
@@ -126,8 +125,8 @@ def _inspect(
         precision=precision,
         modalities=tuple(told),
         cost=cost,
-        nodes=sum(counts.values()),
-        operators=dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))),
+        nodes=size.nodes,
+        operators=size.operators,
         differences=tuple(words),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.accuracy import GALLERY, DimensionRow
-from export.to_onnx import GraphSize
+from export.cost import GraphSize
 from mip_edge.artifact import Accuracy, Cost, Manifest, Parity
 from mip_edge.spec import Modality
 

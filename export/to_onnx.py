@@ -6,9 +6,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,15 +45,6 @@ _LEGACY_EXPORTER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GraphSize:
-    """What a graph is made of."""
-
-    nodes: int
-    operators: dict[str, int]
-    """Operator to how often it stands in the graph, the most frequent first."""
-
-
 def export_onnx(
     module: ExportedMIP | StraightExport,
     spec: EmbedderSpec,
@@ -81,13 +70,6 @@ def export_onnx(
             "Use the onnxsim version of constraints.txt"
         )
     return graph
-
-
-def measure_graph(graph: onnx.ModelProto) -> GraphSize:
-    """Count the operators."""
-    counts = Counter(node.op_type for node in graph.graph.node)
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return GraphSize(sum(counts.values()), dict(ordered))
 
 
 def share_weights(graphs: Mapping[str, onnx.ModelProto], weights_name: str) -> dict[str, bytes]:

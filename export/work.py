@@ -15,6 +15,7 @@ import torch
 from engines.camera import CameraChoice, choose_camera
 from engines.eager import camera_vector
 from export.accuracy import DimensionRow, read_labelled
+from export.cost import GraphSize
 from export.form import form_of
 from export.gate import Examination, run_graph
 from export.options import ExportOptions
@@ -22,7 +23,7 @@ from export.projection import Projection, fold
 from export.room import check_room
 from export.simulate import find_kept, simulate
 from export.straight import StraightExport
-from export.to_onnx import GraphSize, export_onnx
+from export.to_onnx import export_onnx
 from export.wrapper import ExportedMIP
 from mip_edge import checkpoint
 from mip_edge.artifact import Accuracy, Manifest, Parity, Precision
@@ -106,32 +107,27 @@ def begin(path: Path, output: Path, options: ExportOptions) -> Work:
     return Work(path, model, record, options, dataset, choices, cameras, specs)
 
 
-def make_module(work: Work, modality: Modality | None) -> ExportedMIP | StraightExport:
-    """The network as asked for, for one modality, or with None for both."""
+def make_module(work: Work, taken: tuple[Modality, ...]) -> ExportedMIP | StraightExport:
+    """The network as asked for, for the modalities that one graph takes."""
     form = form_of(work.options.surgery)
     if form is None:
-        assert modality is not None  # ExportOptions refuses the straight graph for both
+        (modality,) = taken  # ExportOptions refuses the straight graph for both
         return StraightExport(work.model, modality, work.cameras)
     folded = None
     if work.projection is not None:
         matrix, bias = fold(work.projection)
         folded = (torch.from_numpy(matrix), torch.from_numpy(bias))
-    return ExportedMIP(work.model, modality, work.cameras, form=form, projection=folded)
+    one = taken[0] if len(taken) == 1 else None
+    return ExportedMIP(work.model, one, work.cameras, form=form, projection=folded)
 
 
-def make_graphs(work: Work) -> dict[str, onnx.ModelProto]:
-    """The float32 graphs by file name, their weights inside."""
-    graphs = {}
-    for name, taken in work.files.items():
-        unified = len(taken) > 1
-        spec = work.specs[taken[0]]
-        graphs[name] = export_onnx(
-            make_module(work, None if unified else taken[0]),
-            spec,
-            metadata=_metadata(work, taken),
-            unified=unified,
-        )
-    return graphs
+def make_graph(
+    work: Work, taken: tuple[Modality, ...], module: ExportedMIP | StraightExport
+) -> onnx.ModelProto:
+    """The float32 graph of a module, its weights inside."""
+    return export_onnx(
+        module, work.specs[taken[0]], metadata=_metadata(work, taken), unified=len(taken) > 1
+    )
 
 
 def make_half(

@@ -66,7 +66,7 @@ class Embedder:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Bundle,
         engine: str = DEFAULT_ENGINE,
         *,
         threads: int | None = None,
