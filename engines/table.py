@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from engines.base import Backend, Engine, UnifiedEngine
-from mip_edge.artifact import PACKED_SUFFIX, Bundle, open_bundle
+from engines.choice import Candidate, Question, choose
+from engines.cuda import find_no_gpu
+from engines.options import EngineOption, list_options, parse_options
+from mip_edge.artifact import PACKED_SUFFIX, Bundle, open_bundle, way_to
 from mip_edge.errors import BundleError, CheckpointError, EngineError, OptionError
 from mip_edge.spec import Modality
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_ENGINE = "onnxruntime"
 AUTO = "auto"
+"""As an engine or a precision: the fastest here, by measuring."""
 DEFAULT_PRECISION = "fp32"
 """What every bundle and every checkpoint has."""
-_AUTO_REPEATS = 3
 Front = TypeVar("Front", bound=Engine | UnifiedEngine)
+PRECISIONS = (DEFAULT_PRECISION, "fp16", "int8", "int8-fp16")
+"""What a bundle may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,10 @@ class EngineKind:
     """`bundle` or `checkpoint`."""
     automatic: bool = False
     """Whether `--engine auto` may choose it."""
-    options: tuple[str, ...] = ()
-    """Keywords that its `open` knows beside those."""
+    gpu: bool = False
+    """Whether it runs on an NVIDIA GPU alone."""
+    options: Mapping[str, EngineOption] = field(default_factory=dict)
+    """Keywords that its `open` knows beside those; on the command line --engine-option."""
 
     @property
     def runs_graph(self) -> bool:
@@ -54,17 +56,64 @@ class EngineKind:
         return self.opens == "bundle" and bool(self.runtime)
 
 
+_PLAN_OPTIONS = {
+    "max_batch": EngineOption(int, "largest batch of the plan; more is split", smallest=1),
+    "workspace": EngineOption(int, "MiB that a layer may take while building", smallest=1),
+    "cuda": EngineOption(str, "what talks to the GPU", ("bindings", "pycuda")),
+    "cuda_graphs": EngineOption(bool, "capture one graph for each batch size"),
+}
 ENGINES: dict[str, EngineKind] = {
     "onnxruntime": EngineKind(
         "engines.ort", "OrtBackend", "ONNX Runtime", ("onnxruntime",), "", "bundle", True,
-        options=("share_weights",),
+        options={
+            "provider": EngineOption(
+                str, "what computes; cuda and tensorrt need onnxruntime-gpu",
+                ("cpu", "cuda", "tensorrt"),
+            ),
+            "device_id": EngineOption(int, "number of the GPU, with provider=cuda or tensorrt"),
+            "share_weights": EngineOption(bool, "keep the weights of two sessions once; cpu only"),
+        },
     ),
     "openvino": EngineKind(
-        "engines.ov", "OvBackend", "OpenVINO", ("openvino",), "openvino", "bundle", True
+        "engines.ov", "OvBackend", "OpenVINO", ("openvino",), "openvino", "bundle", True,
+        options={
+            "hint": EngineOption(
+                str, "one call at a time, or a batch split over streams", ("latency", "throughput")
+            ),
+            "dtype": EngineOption(
+                str, "what floating point is computed in; bf16 where the device has it",
+                ("f32", "bf16"),
+            ),
+            "device": EngineOption(str, "what computes", ("CPU", "GPU", "NPU", "AUTO")),
+        },
     ),
     "torch": EngineKind(
         "engines.eager", "EagerBackend", "PyTorch", ("torch", "safetensors"), "train",
-        "checkpoint", options=("camera", "device"),
+        "checkpoint",
+        options={
+            "camera": EngineOption(str, "camera embedding: mean, none, or a camera by its name"),
+            "device": EngineOption(str, "cpu, cuda, cuda:1, mps"),
+            "dtype": EngineOption(str, "of autocast; fp16 on CUDA only", ("fp32", "fp16", "bf16")),
+            "compile": EngineOption(bool, "compile the network with torch.compile"),
+            "cuda_graphs": EngineOption(bool, "capture one graph for each batch size; CUDA only"),
+        },
+    ),
+    "tensorrt": EngineKind(
+        "engines.trt", "TrtBackend", "TensorRT", ("tensorrt",), "trt", "bundle", True, gpu=True,
+        options={
+            **_PLAN_OPTIONS,
+            "hardware_compatible": EngineOption(
+                bool, "a plan for every GPU from Ampere on, somewhat slower"
+            ),
+            "version_compatible": EngineOption(
+                bool, "a plan for later minor versions too, somewhat slower"
+            ),
+            "dla": EngineOption(bool, "refused, with the reason"),
+        },
+    ),
+    "tensorrt-rtx": EngineKind(
+        "engines.trt", "RtxBackend", "TensorRT-RTX", ("tensorrt_rtx_bindings",), "rtx", "bundle",
+        True, gpu=True, options=_PLAN_OPTIONS,
     ),
     "fake": EngineKind("engines.fake", "FakeBackend", "Fake", (), "", "bundle"),
 }  # fmt: skip
@@ -82,20 +131,18 @@ def open_engine(
     """Open one modality of a bundle (or, with `torch`, of a checkpoint), warmed up.
 
     `threads` None leaves the number to the runtime. `precision` is that of the graphs to open;
-    `fp16` is made for GPUs, on a CPU it is mostly slower than `fp32`. `options` go to the backend:
-    `torch` knows `camera` and `device`, `onnxruntime` knows `share_weights` (two engines of one
-    bundle hold its weights once, for a somewhat slower call). A bundle that is open already is
-    not verified again.
+    `fp16` and `int8-fp16` are made for GPUs, on a CPU they are mostly slower. `auto`, as the
+    engine, the precision or both, takes the fastest, measured once on this machine (`settle`).
+    `options` go to the backend, and are those of `ENGINES[engine].options`. A bundle that is open
+    already is not verified again.
     Raises: EngineError for an unknown engine, a missing runtime or one that refuses the file;
-    BundleError or CheckpointError for a file of another kind or a precision that it lacks.
+    BundleError or CheckpointError for a file of another kind or a precision that it lacks;
+    OptionError for an option that the engine does not have, or another value.
     """
     check_options(engine, threads=threads, precision=precision, options=options)
-
-    def open_front(source: Bundle | Path, name: str) -> Engine:
-        backend = _open_backend(source, modality, name, threads, precision, options)
-        return Engine(backend, name=name, modality=modality)
-
-    return _open(open_source(path, engine), engine, open_front, f"{modality.value} crops")
+    source = open_source(path, engine)
+    engine, precision = settle(source, engine, precision, threads=threads, options=options)
+    return _open_alone(source, modality, engine, threads, precision, options)
 
 
 def open_unified(
@@ -119,12 +166,59 @@ def open_unified(
             "mip-edge export WEIGHTS -o BUNDLE --layout unified"
         )
 
-    def open_front(source: Bundle | Path, name: str) -> UnifiedEngine:
-        # either modality names the one graph
-        backend = _open_backend(source, Modality.VISIBLE, name, threads, precision, options)
-        return UnifiedEngine(backend, name=name)
+    engine, precision = settle(source, engine, precision, threads=threads, options=options)
+    # either modality names the one graph
+    backend = _open_backend(source, Modality.VISIBLE, engine, threads, precision, options)
+    return _warm(UnifiedEngine(backend, name=engine))
 
-    return _open(source, engine, open_front, "mixed crops")
+
+def settle(
+    source: Bundle | Path,
+    engine: str,
+    precision: str,
+    *,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
+    """Engine and precision to open `source` with, `auto` replaced by the fastest.
+
+    All that is installed here and lies in the bundle is measured once, at batch 8, and remembered
+    in the engine cache; one log line says what was taken and why.
+    Raises: EngineError if nothing opens; BundleError for a precision that the bundle lacks.
+    """
+    if AUTO not in (engine, precision) or not isinstance(source, Bundle):
+        return engine, precision
+    modality = next(iter(source.manifest.specs))
+    if precision != AUTO:
+        source.graph_path(modality, precision)
+    engines = [engine] if engine != AUTO else _installed()
+    held = [precision] if precision != AUTO else sorted(source.manifest.precisions)
+    options = dict(options or {})
+
+    def open_one(pair: Candidate) -> Engine:
+        return _open_alone(source, modality, pair.engine, threads, pair.precision, options)
+
+    words = f"engine {engine}, precision {precision}"
+    runtimes = {name: ENGINES[name].runtime for name in engines}
+    candidates = [Candidate(name, one) for name in engines for one in held]
+    question = Question(words, source, tuple(candidates), runtimes, threads, options)
+    taken = choose(question, open_one)
+    return taken.engine, taken.precision
+
+
+def read_options(engine: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Typed options of an engine from texts such as `hint=throughput`.
+
+    Raises: OptionError naming what the engine has; EngineError for an unknown engine.
+    """
+    texts = list(texts)
+    if not texts:
+        return {}
+    if engine == AUTO:
+        raise OptionError(
+            "--engine-option goes to one engine, not to --engine auto; choose an --engine"
+        )
+    return parse_options(engine, _kind(engine).options, texts)
 
 
 def check_options(
@@ -133,26 +227,33 @@ def check_options(
     """Refuse before anything is opened. Raises: OptionError, or EngineError for the name."""
     if threads is not None and threads < 1:
         raise OptionError(f"--threads must be at least 1, got {threads}")
-    known = () if engine == AUTO else _kind(engine).options
-    for option in sorted(set(options) - set(known)):
-        others = [name for name, kind in ENGINES.items() if option in kind.options]
-        way = f"; choose --engine {others[0]}" if others else ""
-        raise OptionError(f"the engine {engine} has no option {option!r}{way}")
+    known = {} if engine == AUTO else _kind(engine).options
+    for name in sorted(set(options) - set(known)):
+        others = [other for other, kind in ENGINES.items() if name in kind.options]
+        if others:
+            way = f"choose --engine {others[0]}"
+        elif engine == AUTO:
+            way = "choose an --engine for one"
+        else:
+            way = list_options(engine, known)
+        raise OptionError(f"the engine {engine} has no option {name!r}; {way}")
+    for name, value in options.items():
+        known[name].check(name, value)
     if engine != AUTO and _kind(engine).opens == "checkpoint" and precision != DEFAULT_PRECISION:
         raise OptionError(
             f"--precision {precision}: the engine {engine} runs a checkpoint, which knows "
-            f"{DEFAULT_PRECISION} only. Choose --precision {DEFAULT_PRECISION}, or export it with: "
-            "mip-edge export WEIGHTS -o BUNDLE --fp16"
+            f"{DEFAULT_PRECISION} only. Choose --precision {DEFAULT_PRECISION}, or a bundle made "
+            f"with: {way_to('fp16' if precision == AUTO else precision)}"
         )
 
 
 def find_missing(engine: str) -> str | None:
-    """Why an engine cannot be had here, in one line with the way out; None if it is installed."""
+    """Why an engine cannot be had here, in one line with the way out; None if it can."""
     kind = _kind(engine)
     for module in kind.runtime:
         if find_spec(module) is None:
             return _not_installed(engine, kind)
-    return None
+    return f"{kind.title} needs a GPU: {reason}" if kind.gpu and (reason := find_no_gpu()) else None
 
 
 def _kind(engine: str) -> EngineKind:
@@ -224,51 +325,33 @@ def open_source(path: str | Path | Bundle, engine: str) -> Bundle | Path:
     return open_bundle(path)
 
 
-def _open(
-    source: Bundle | Path, engine: str, open_front: Callable[[Bundle | Path, str], Front], what: str
-) -> Front:
-    """One engine by its name, or the fastest for `auto`; warmed up."""
-    if engine == AUTO:
-        return _open_fastest(source, open_front, what)
-    opened = open_front(source, engine)
-    opened.warm_up()
+def _open_alone(
+    source: Bundle | Path,
+    modality: Modality,
+    engine: str,
+    threads: int | None,
+    precision: str,
+    options: Mapping[str, Any],
+) -> Engine:
+    """One modality on one engine, warmed up."""
+    backend = _open_backend(source, modality, engine, threads, precision, options)
+    return _warm(Engine(backend, name=engine, modality=modality))
+
+
+def _warm(opened: Front) -> Front:
+    """Warmed up; what cannot even be that gives back what it took."""
+    try:
+        opened.warm_up()
+    except BaseException:
+        opened.close()
+        raise
     return opened
 
 
-def _open_fastest(
-    source: Bundle | Path, open_front: Callable[[Bundle | Path, str], Front], what: str
-) -> Front:
-    """Time every installed engine on one crop and keep the fastest open."""
-    candidates = [name for name, kind in ENGINES.items() if kind.automatic]
-    installed = [name for name in candidates if find_missing(name) is None]
+def _installed() -> list[str]:
+    """Engines that `auto` may choose here."""
+    automatic = [name for name, kind in ENGINES.items() if kind.automatic]
+    installed = [name for name in automatic if find_missing(name) is None]
     if not installed:
         raise EngineError(_not_installed(DEFAULT_ENGINE, ENGINES[DEFAULT_ENGINE]))
-    timed: list[tuple[float, Front]] = []
-    try:
-        for name in installed:
-            opened = _open(source, name, open_front, what)
-            timed.append((_milliseconds(opened), opened))
-    except BaseException:
-        for _, opened in timed:
-            opened.close()
-        raise
-    timed.sort(key=lambda pair: pair[0])
-    (_, fastest), *others = timed
-    for _, opened in others:
-        opened.close()
-    figures = ", ".join(f"{opened.name} {spent:.1f} ms" for spent, opened in timed)
-    logger.info(
-        "engine auto: took %s for %s, the fastest installed on one crop (%s)",
-        fastest.name, what, figures,
-    )  # fmt: skip
-    return fastest
-
-
-def _milliseconds(engine: Engine | UnifiedEngine) -> float:
-    """Median time of one crop."""
-    spent = []
-    for _ in range(_AUTO_REPEATS):
-        start = time.perf_counter()
-        engine.warm_up()
-        spent.append(1000 * (time.perf_counter() - start))
-    return statistics.median(spent)
+    return installed

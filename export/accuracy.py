@@ -178,6 +178,7 @@ def check_accuracy(
     *,
     max_drop: float,
     graph: str,
+    flag: str = "--max-drop",
 ) -> None:
     """Refuse figures of `graph` that lie more than `max_drop` percentage points below the source's.
 
@@ -197,7 +198,7 @@ def check_accuracy(
             raise ParityError(
                 f"{graph} loses {drop:.2f} percentage points of {title} {direction} "
                 f"({before:.2f}% to {after:.2f}%, {expected.queries} queries of "
-                f"{one_query:.2f} points each); expected at most {max_drop:g} (--max-drop)"
+                f"{one_query:.2f} points each); expected at most {max_drop:g} ({flag})"
                 f"{', or one query' if name == 'rank1' else ''}"
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import onnx
 from rich.console import Console
 from rich.progress import Progress
 
+from calibration.crops import CalibrationCrop
 from engines.base import Engine
 from engines.eager import EagerBackend
 from engines.table import open_engine
@@ -24,20 +25,33 @@ from export.accuracy import (
 )
 from export.cost import count_cost, measure_graph
 from export.exported import ExportReport
-from export.gate import collect_crops, examine, run_module
+from export.gate import SYNTHETIC_COUNT, SYNTHETIC_COUNT_INT8, collect_crops, examine
+from export.half import to_half
+from export.int8 import (
+    RECORD_NAME,
+    Quantized,
+    calibration_crops,
+    examine_graphs,
+    format_record,
+    make_int8,
+)
+from export.int8_speed import TimedPoint, time_points
 from export.options import ExportOptions
 from export.projection import learn_projections
 from export.report import ReportFacts, write_report
+from export.simulate import simulate
 from export.to_onnx import share_weights, write_files
 from export.work import (
     FP16,
     FP32,
+    INT8,
+    INT8_FP16,
     Work,
     begin,
     draft_manifest,
-    make_graph,
+    file_name,
+    make_graphs,
     make_half,
-    make_module,
     modalities_of,
     rounded,
 )
@@ -54,7 +68,11 @@ from mip_edge.artifact import (
 )
 from mip_edge.card.model_card import CARD_NAME, card_of
 from mip_edge.embedder import Embedder
+from mip_edge.errors import ParityError
 from mip_edge.spec import Modality
+
+_FILE_TOLERANCE = 0.01
+"""Of cosine, between an INT8 graph in memory (simulated, if it holds float16) and its file."""
 
 
 def export_bundle(
@@ -74,26 +92,29 @@ def export_bundle(
     """
     work = begin(Path(checkpoint_path), Path(output), options)
     card = card_of(work.path, work.model, work.record)
-    with write_bundle(output, overwrite=overwrite) as draft, _steps(6) as begin_step:
+    crops = calibration_crops(work) if options.int8 else []
+    steps = 4 + options.fp16 + options.int8 + options.time_int8
+    with write_bundle(output, overwrite=overwrite) as draft, _steps(steps) as begin_step:
         begin_step("embed the data set")
         _learn_projection(work)
         begin_step("embed the crops of the comparison")
         _prepare_examinations(work)
         begin_step("make the graphs, and compare the exported module")
-        graphs = _make_graphs(work)
-        begin_step("make float16 graphs")
-        # Writing moves a graph's weights into the shared file, so what is made of it comes first.
-        half, kept = make_half(work, graphs) if options.fp16 else ({}, ())
-        begin_step("write the graphs")
-        precisions = {FP32: _write_graphs(work, draft, graphs, FP32)}
-        if half:
-            written = _write_graphs(work, draft, half, FP16)
-            precisions[FP16] = replace(written, kept_float32=kept)
+        precisions = {FP32: _write_graphs(work, draft, make_graphs(work, FP32), FP32)}
+        quantized = None
+        if options.fp16 or options.int8:
+            quantized = _make_lower(work, draft, precisions, crops, begin_step)
         manifest = draft_manifest(work, precisions)
         seal(draft, manifest)
         begin_step("compare every file")
         manifest = replace(manifest, precisions=_examine_files(work, draft, manifest))
-        facts = ReportFacts(work.module, work.sizes, work.dimensions, _drawn(work), work.accuracy)
+        timed: tuple[TimedPoint, ...] = ()
+        if options.time_int8 and quantized is not None:
+            begin_step("time INT8 graphs")
+            timed = tuple(time_points(work, quantized))
+        facts = ReportFacts(
+            work.module, work.sizes, work.dimensions, _drawn(work), work.accuracy, quantized
+        )
         write_report(draft, manifest, facts)
         (draft / CARD_NAME).write_bytes(card)
         sealed = seal(draft, manifest)
@@ -104,6 +125,8 @@ def export_bundle(
         sizes=work.sizes,
         accuracy=work.accuracy,
         dimensions=work.dimensions,
+        sensitivity=() if quantized is None else quantized.sensitivity,
+        timed=timed,
     )
 
 
@@ -158,29 +181,50 @@ def _torch_embedder(work: Work) -> Embedder:
 
 
 def _prepare_examinations(work: Work) -> None:
+    drawn = SYNTHETIC_COUNT_INT8 if work.options.int8 else SYNTHETIC_COUNT
     for modality, spec in work.specs.items():
-        crops = collect_crops(work.options.crops, work.dataset, modality)
+        crops = collect_crops(work.options.crops, work.dataset, modality, drawn=drawn)
         work.examinations[modality] = examine(
             work.model, spec, crops, work.cameras[modality], work.projection
         )
 
 
-def _make_graphs(work: Work) -> dict[str, onnx.ModelProto]:
-    """The float32 graphs by file name, their weights inside; each module is compared first."""
-    graphs = {}
-    for name, taken in work.files.items():
-        module = make_module(work, taken)
-        for modality in taken:
-            examination = work.examinations[modality]
-            candidate = run_module(module, examination, modality.row if len(taken) > 1 else None)
-            what = f"the exported module of {name}"
-            work.module[modality] = rounded(
-                examination.check(
-                    candidate, what, at_least=work.options.min_cosine, flag="--min-cosine"
-                )
-            )
-        graphs[name] = make_graph(work, taken, module)
-    return graphs
+def _make_lower(
+    work: Work,
+    draft: Path,
+    precisions: dict[str, Precision],
+    crops: Sequence[CalibrationCrop],
+    begin_step: Callable[[str], None],
+) -> Quantized | None:
+    """The graphs below float32, all made of one float32 form; what INT8 found, if it was asked."""
+    graphs = make_graphs(work, FP16)
+    kept: tuple[str, ...] = ()
+    if work.options.fp16:
+        begin_step("make float16 graphs")
+        half, kept = make_half(work, graphs)
+        written = _write_graphs(work, draft, half, FP16)
+        precisions[FP16] = replace(written, kept_float32=kept)
+    if not work.options.int8:
+        return None
+    begin_step("find INT8 scales, and rate every map")
+    quantized = make_int8(work, graphs, crops)
+    (draft / RECORD_NAME).write_text(format_record(work, quantized), encoding="utf-8")
+    if work.options.fp16:
+        mixed = {name: to_half(graph, kept) for name, graph in quantized.graphs.items()}
+        simulated = {name: simulate(graph) for name, graph in mixed.items()}
+        try:
+            work.examined[INT8_FP16] = examine_graphs(work, simulated, INT8_FP16)
+        except ParityError as error:
+            raise ParityError(
+                f"{error}; the {INT8} graphs pass. Leave --fp16 out, or try another "
+                "--calibration-method; nothing was written"
+            ) from error
+        written = _write_graphs(work, draft, mixed, INT8_FP16)
+        precisions[INT8_FP16] = replace(written, kept_float32=(*kept, *quantized.kept))
+    work.examined[INT8] = quantized.examined
+    written = _write_graphs(work, draft, quantized.graphs, INT8)
+    precisions[INT8] = replace(written, kept_float32=quantized.kept)
+    return quantized
 
 
 def _write_graphs(
@@ -189,12 +233,13 @@ def _write_graphs(
     """Graphs of one precision and their one weight file; costs are counted, parity is yet open."""
     held = {}
     for name, graph in graphs.items():
-        cost = count_cost(graph)
-        work.sizes[name] = measure_graph(graph)
+        file, cost = file_name(name, precision), count_cost(graph)
+        work.sizes[file] = measure_graph(graph)
         for modality in modalities_of(work, name):
-            held[modality] = Graph(name, cost=cost)
+            held[modality] = Graph(file, cost=cost)
     weights = "weights.bin" if precision == FP32 else f"weights.{precision}.bin"
-    write_files(draft, share_weights(graphs, weights))
+    files = {file_name(name, precision): graph for name, graph in graphs.items()}
+    write_files(draft, share_weights(files, weights))
     return Precision(held)
 
 
@@ -215,28 +260,42 @@ def _examine_files(work: Work, draft: Path, manifest: Manifest) -> dict[str, Pre
 
 
 def _examine_file(work: Work, bundle: Bundle, precision: str, modality: Modality) -> Parity:
-    """Parity of the file; of a float16 one that of its simulation, which rounds more."""
+    """Parity of the file; of one with float16 in it that of its simulation, which rounds more."""
     examination = work.examinations[modality]
-    half = precision == FP16
     with open_engine(bundle, modality=modality, precision=precision) as engine:
         candidate = engine.embed(examination.batch)
+    least, reason = _least_cosine(work, precision, modality)
     found = examination.check(
-        candidate,
-        bundle.graph_path(modality, precision).name,
-        at_least=work.options.min_cosine_fp16 if half else work.options.min_cosine,
-        flag="--min-cosine-fp16" if half else "--min-cosine",
+        candidate, bundle.graph_path(modality, precision).name, at_least=least, flag=reason
     )
-    return work.simulated[modality] if half else rounded(found)
+    if precision == FP16:
+        return work.simulated[modality]
+    if precision in work.examined:
+        return work.examined[precision].parity[modality]
+    return rounded(found)
 
 
-def _score(work: Work, bundle: Bundle, precision: str) -> dict[str, Accuracy] | None:
+def _least_cosine(work: Work, precision: str, modality: Modality) -> tuple[float, str]:
+    """Of one crop, and its flag or reason: what passed in memory must be in the file."""
+    if precision == FP32:
+        return work.options.min_cosine, "--min-cosine"
+    if precision == FP16:
+        return work.options.min_cosine_fp16, "--min-cosine-fp16"
+    found = work.examined[precision].parity[modality].smallest_cosine
+    reason = f"{_FILE_TOLERANCE} below what the same graph gave in memory"
+    return round(found - _FILE_TOLERANCE, 6), reason
+
+
+def _score(work: Work, bundle: Bundle, precision: str) -> Mapping[str, Accuracy] | None:
+    if precision in work.examined:
+        return work.examined[precision].accuracy
     if work.accuracy is None or work.dataset is None:
         return None
     with Embedder.open(bundle, precision=precision) as embedder:
         embedded = embed_labelled(embedder, work.dataset)
     found = measure_accuracy(embedded, work.dataset, work.options.dataset)
-    graph = f"the {precision} export"
-    check_accuracy(work.accuracy, found, max_drop=work.options.max_drop, graph=graph)
+    graph, drop = f"the {precision} export", work.options.max_drop_float
+    check_accuracy(work.accuracy, found, max_drop=drop, graph=graph, flag="--max-drop-float")
     return found
 
 

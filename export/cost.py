@@ -34,6 +34,7 @@ _PRODUCTS: Mapping[str, tuple[int, int]] = {
     "QLinearMatMul": (0, 3),
     "Gemm": (0, 1),
 }
+_INTEGER_PRODUCTS = ("ConvInteger", "QLinearConv", "MatMulInteger", "QLinearMatMul")
 # They multiply too, or hold a graph of their own: left out, their work would count as nothing.
 _REFUSED = frozenset(
     (
@@ -90,19 +91,33 @@ def count_cost(graph: onnx.ModelProto) -> Cost:
     """
     tensors = _infer(graph)
     parts = dict.fromkeys(PARTS, 0)
+    integers = _dequantized(graph.graph)
+    in_int8 = 0
     for node in graph.graph.node:
         macs = _macs(node, tensors)
         if macs:
             part = part_of(node.name)
             parts[part] = parts.get(part, 0) + macs
+            in_int8 += macs if _in_int8(node, integers) else 0
     return Cost(
         macs=sum(parts.values()),
+        int8_macs=in_int8,
         parts=parts,
         weight_bytes=sum(
             _bytes(tensor.dims, tensor.data_type) for tensor in _constants(graph.graph)
         ),
         peak_activation_bytes=_peak(graph.graph, tensors),
     )
+
+
+def count_products(graph: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of each convolution and matrix product for one crop, by its name.
+
+    Raises: as `count_cost`.
+    """
+    tensors = _infer(graph)
+    counted = {node.name: _macs(node, tensors) for node in graph.graph.node}
+    return {name: macs for name, macs in counted.items() if macs}
 
 
 def measure_graph(graph: onnx.ModelProto) -> GraphSize:
@@ -121,6 +136,17 @@ def part_of(name: str) -> str:
         return "blocks"
     first = path.partition("/")[0]
     return {"patches": "patches", "head": "head", "output": "head"}.get(first, OTHER)
+
+
+def _dequantized(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that a DequantizeLinear makes: a product of two of them runs on the integers."""
+    return {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+
+
+def _in_int8(node: onnx.NodeProto, integers: set[str]) -> bool:
+    if node.op_type in _INTEGER_PRODUCTS:
+        return True
+    return all(node.input[place] in integers for place in _PRODUCTS[node.op_type])
 
 
 def _macs(node: onnx.NodeProto, tensors: Mapping[str, _Tensor]) -> int:

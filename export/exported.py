@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.sensitivity import Sensitivity
 from export.accuracy import GALLERY, DimensionRow
 from export.cost import GraphSize
+from export.int8_speed import TimedPoint
 from mip_edge.artifact import Accuracy, Manifest, Parity
 from mip_edge.spec import Modality
 
@@ -27,6 +29,10 @@ class ExportReport:
     accuracy: Mapping[str, Accuracy] | None
     """Of the checkpoint in PyTorch, projected where the graphs are; None without a data set."""
     dimensions: tuple[DimensionRow, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """What each map loses alone in INT8, the worst first."""
+    timed: tuple[TimedPoint, ...] = ()
+    """Speed of INT8 with more and more maps in floating point, where it was asked for."""
     written: Mapping[str, int] | None = None
     """Bytes of each file of a folder for another server; None for a bundle."""
 
@@ -66,7 +72,9 @@ class ExportReport:
                     f"{self.manifest.camera[modality]}"
                 )
             if held.kept_float32:
-                lines.append(f"{precision}: {', '.join(held.kept_float32)} stay in float32")
+                lines.append(f"{precision}: {', '.join(held.kept_float32)} with more bits")
+            if held.int8_share:
+                lines.append(f"{precision}: {held.int8_share:.1%} of all operations in INT8")
         lines += self._accuracy_lines()
         lines += [f"{name}: {size:,} bytes" for name, size in self.sizes_written.items()]
         return "\n".join(lines)
@@ -107,6 +115,8 @@ class ExportReport:
             "accuracy": None
             if self.accuracy is None
             else {direction: asdict(found) for direction, found in self.accuracy.items()},
+            "sensitivity": [asdict(one) for one in self.sensitivity],
+            "timed": [asdict(one) for one in self.timed],
             "dimensions": [row.to_dict() for row in self.dimensions],
             "graphs": {name: asdict(size) for name, size in self.sizes.items()},
             "bytes": self.sizes_written,

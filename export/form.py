@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mip_edge.errors import OptionError
@@ -23,24 +23,31 @@ class Form:
     after the key map."""
     seen: Literal["joined", "apart"] = "joined"
     """Keys and values of instance prompts and tokens by `joined` products, or `apart`."""
-    mlp: Literal["whole", "halves"] = "whole"
-    """The MLP of the blocks `whole`, or as two `halves` of its hidden rows that are summed."""
+    mlp: Literal["halves", "whole"] = "halves"
+    """The MLP of the blocks as two `halves` of its hidden rows that are summed, or `whole`."""
+
+    def for_gpu(self) -> Form:
+        """The same with the fewest kernel launches: the form of every precision but float32.
+
+        Float32 graphs are for CPUs, whose cache holds two short rows better than a long one.
+        """
+        return replace(self, mlp="whole")
 
 
 SURGERIES: Mapping[str, Form | None] = {
     "full": Form(),
-    "cpu": Form(mlp="halves"),
-    "rows": Form(instance="projected", head="projected", equal="repeated"),
+    "rows": Form(instance="projected", head="projected", equal="repeated", mlp="whole"),
     "none": None,
 }
-"""What `--surgery` takes: all of it; the same for a CPU alone; only the rows left out that nobody
-reads; the published forward."""
+"""What `--surgery` takes: all of it; only the rows left out that nobody reads; the published
+forward."""
 
 TRIED: Mapping[str, Form] = {
     "projected-instance": Form(instance="projected"),
     "projected-head": Form(head="projected"),
     "repeated-prompts": Form(equal="repeated"),
     "prompts-apart": Form(seen="apart"),
+    "whole-mlp": Form(mlp="whole"),
 }
 """Forms that lost, or win on some runtime only; `mip-edge benchmark-export --form` times them."""
 

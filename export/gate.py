@@ -27,6 +27,8 @@ from mip_edge.spec import Batch, Crop, EmbedderSpec, Embeddings, Modality
 from mip_edge.synthetic.world import sample_crops
 
 SYNTHETIC_COUNT = 16
+SYNTHETIC_COUNT_INT8 = 32
+"""For INT8, whose gate looks at the order of crops too."""
 SYNTHETIC_SEED = 2406
 CROPS_AT_MOST = 64
 """Crops that are compared, for each modality."""
@@ -114,17 +116,21 @@ def run_graph(graph: onnx.ModelProto, examination: Examination, row: int | None)
 
 
 def collect_crops(
-    folder: Path | None, dataset: Dataset | None, modality: Modality
+    folder: Path | None,
+    dataset: Dataset | None,
+    modality: Modality,
+    *,
+    drawn: int = SYNTHETIC_COUNT,
 ) -> list[ParityCrop]:
     """Crops of one modality for the parity check, at most 64, spread evenly over what there is.
 
     Those of a folder, where an image below a folder named after the other modality is left out;
-    else query and gallery of a data set; else synthetic people.
+    else query and gallery of a data set; else `drawn` synthetic people.
     Raises: OptionError if the folder holds none.
     """
     if folder is None and dataset is None:
-        drawn = sample_crops(modality, SYNTHETIC_COUNT, SYNTHETIC_SEED)
-        return [ParityCrop(f"synthetic person {index}", crop) for index, crop in enumerate(drawn)]
+        people = sample_crops(modality, drawn, SYNTHETIC_SEED)
+        return [ParityCrop(f"synthetic person {index}", crop) for index, crop in enumerate(people)]
     if folder is not None:
         paths = _images(folder, modality)
     else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from calibration.scales import CalibrationOptions
 from export.form import form_of
 from mip_edge.errors import OptionError
 
 LAYOUTS = ("per-modality", "unified")
 MIN_COSINE = 0.99999
 MIN_COSINE_FP16 = 0.9995
-MAX_DROP = 0.1
+MAX_DROP = 0.5
+MAX_DROP_FLOAT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,15 @@ class ExportOptions:
     """Camera policy of `engines.camera.choose_camera`."""
     fp16: bool = False
     """Write float16 graphs beside the float32 ones."""
+    int8: bool = False
+    """Write INT8 graphs beside them; with `fp16` also those whose rest is float16."""
+    calibrate: Path | None = None
+    """Data set (its training part) or folder of crops that INT8 scales are found on; None where
+    the model learned from synthetic people alone."""
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    """How INT8 scales are found."""
+    time_int8: bool = False
+    """Time INT8 graphs with more and more maps in floating point, for a report."""
     dimensions: tuple[int, ...] = ()
     """Lengths to reduce embeddings to: the first is built in, all are compared in the report."""
     whiten: bool = False
@@ -44,7 +55,9 @@ class ExportOptions:
     min_cosine_fp16: float = MIN_COSINE_FP16
     """The same in float16."""
     max_drop: float = MAX_DROP
-    """Percentage points of Rank-1 and of mAP that a graph may lose."""
+    """Percentage points of Rank-1 and of mAP that an INT8 graph may lose."""
+    max_drop_float: float = MAX_DROP_FLOAT
+    """The same of a float32 or float16 graph."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -53,6 +66,7 @@ class ExportOptions:
         for flag, given in (
             ("--layout unified", self.layout == "unified"),
             ("--fp16", self.fp16),
+            ("--int8", self.int8),
             ("--dim", bool(self.dimensions)),
         ):
             if straight and given:
@@ -66,8 +80,15 @@ class ExportOptions:
         ):
             if not 0 <= cosine <= 1:
                 raise OptionError(f"{flag} must be between 0 and 1, got {cosine}")
-        if not 0 <= self.max_drop <= 100:
-            raise OptionError(f"--max-drop must be between 0 and 100, got {self.max_drop}")
+        for flag, drop in (
+            ("--max-drop", self.max_drop),
+            ("--max-drop-float", self.max_drop_float),
+        ):
+            if not 0 <= drop <= 100:
+                raise OptionError(f"{flag} must be between 0 and 100, got {drop}")
+        for flag, asked in (("--calibrate", self.calibrate), ("--int8-report", self.time_int8)):
+            if asked and not self.int8:
+                raise OptionError(f"{flag} belongs to --int8; give both")
         for dimension in self.dimensions:
             if dimension < 1:
                 raise OptionError(f"--dim must be at least 1, got {dimension}")

@@ -51,6 +51,10 @@ def export_for(
     """
     if purpose not in PURPOSES:
         raise OptionError(f"--for must be one of {', '.join(PURPOSES)}, got {purpose!r}")
+    if options.int8:
+        raise OptionError(
+            f"--for {purpose} writes float graphs: leave --int8 out, or export a bundle"
+        )
     chosen, target = PURPOSES[purpose], Path(output)
     refuse_existing(target, chosen.kind, chosen.is_ours, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="mip-edge-") as folder:

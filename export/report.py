@@ -8,10 +8,12 @@ from pathlib import Path
 
 from export.accuracy import GALLERY, DimensionRow
 from export.cost import GraphSize
+from export.int8 import Point, Quantized
 from mip_edge.artifact import Accuracy, Cost, Manifest, Parity
 from mip_edge.spec import Modality
 
 REPORT_NAME = "report.md"
+_WORST_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class ReportFacts:
     """Whether the crops of the parity check are drawn."""
     accuracy: Mapping[str, Accuracy] | None
     """Of the checkpoint in PyTorch, projected where the graphs are; None without a data set."""
+    quantized: Quantized | None
+    """What was found on the way to INT8."""
 
 
 def write_report(draft: Path, manifest: Manifest, facts: ReportFacts) -> None:
@@ -63,6 +67,7 @@ def format_report(manifest: Manifest, facts: ReportFacts, sizes: Mapping[str, in
         *_parity_lines(manifest, facts),
         *_accuracy_lines(manifest, facts),
         *_dimension_lines(manifest, facts.dimensions),
+        *_int8_lines(manifest, facts.quantized),
         *_cost_lines(manifest),
         "## Files",
         "",
@@ -101,9 +106,9 @@ def _parity_lines(manifest: Manifest, facts: ReportFacts) -> list[str]:
     if "fp16" in manifest.precisions:
         kept = ", ".join(manifest.precisions["fp16"].kept_float32) or "nothing more"
         lines.append(
-            "fp16 is measured as a GPU computes it: every stored number rounded to float16, sums "
-            "inside an operator in float32. In float32 stay the final normalisation, and: "
-            f"{kept}.\n"
+            "fp16, also that around int8 maps, is measured as a GPU computes it: every stored "
+            "number rounded to float16, sums inside an operator in float32. In float32 stay the "
+            f"final normalisation, and: {kept}.\n"
         )
     return lines
 
@@ -161,6 +166,38 @@ def _dimension_lines(manifest: Manifest, rows: Sequence[DimensionRow]) -> list[s
             f"| {row.gallery_bytes / 1e6:.1f} |"
         )
     return [*lines, ""]
+
+
+def _int8_lines(manifest: Manifest, quantized: Quantized | None) -> list[str]:
+    if quantized is None:
+        return []
+    share = manifest.precisions["int8"].int8_share
+    kept = ", ".join(quantized.kept) or "none"
+    return [
+        "## INT8",
+        "",
+        f"{share:.1%} of all multiply-accumulates run on 8-bit integers.",
+        f"Scales, the {len(quantized.crops)} crops that they were found on, and all figures are",
+        f"in calibration.json. Maps that stay in floating point: {kept}.",
+        "",
+        "Loss is 1 minus the mean cosine with float32. Keeping the worst maps out of INT8:",
+        "",
+        "| maps kept | of all operations in INT8 | loss |",
+        "|---|---|---|",
+        *(_point_line(point, len(quantized.kept)) for point in quantized.points),
+        "",
+        f"Every map alone in INT8, at most the worst {_WORST_SHOWN}:",
+        "",
+        "| map | loss |",
+        "|---|---|",
+        *(f"| {one.path} | {one.loss:.6f} |" for one in quantized.sensitivity[:_WORST_SHOWN]),
+        "",
+    ]
+
+
+def _point_line(point: Point, kept: int) -> str:
+    here = " (this bundle)" if point.kept == kept else ""
+    return f"| {point.kept}{here} | {point.share:.1%} | {point.loss:.6f} |"
 
 
 def _cost_lines(manifest: Manifest) -> list[str]:

@@ -11,12 +11,14 @@ from mip_edge.model.mip import MIP
 
 _COPIES_IN_MEMORY = 9
 """Peak of an export over the bytes of the network: 3.5 GB of 375 MB were measured at base size."""
+_COPIES_INT8 = 18
+"""The same where INT8 graphs are made too: 6.3 GB were measured."""
 _OVERHEAD_BYTES = 64 << 20
 _PROTOBUF_BYTES = (1 << 31) - (1 << 24)
 """A graph is one protobuf message while it is made, and those end at 2 GiB."""
 
 
-def check_room(model: MIP, target: Path, *, fp16: bool) -> None:
+def check_room(model: MIP, target: Path, *, fp16: bool, int8: bool = False) -> None:
     """Refuse a network for whose graphs disk or memory is too small.
 
     Raises: OutputError naming the disk and both numbers, OptionError for memory or graph size.
@@ -27,7 +29,8 @@ def check_room(model: MIP, target: Path, *, fp16: bool) -> None:
             f"the network has {weights / 1e9:.1f} GB of float32 weights; an ONNX graph is made in "
             f"one message of at most {_PROTOBUF_BYTES / 1e9:.1f} GB. Export a narrower network"
         )
-    needed = weights + (weights // 2 if fp16 else 0) + _OVERHEAD_BYTES
+    smaller = (weights // 2 if fp16 else 0) + (weights // 2 if int8 else 0)
+    needed = weights + smaller + _OVERHEAD_BYTES
     folder = next(one for one in (target.absolute(), *target.absolute().parents) if one.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -36,7 +39,7 @@ def check_room(model: MIP, target: Path, *, fp16: bool) -> None:
             f"{folder} has {free / 1e6:.0f} MB free. Free some, or choose another place"
         )
     available = available_memory()
-    wanted = _COPIES_IN_MEMORY * weights + _OVERHEAD_BYTES
+    wanted = (_COPIES_INT8 if int8 else _COPIES_IN_MEMORY) * weights + _OVERHEAD_BYTES
     if available is not None and available < wanted:
         raise OptionError(
             f"exporting this network takes about {wanted / 1e6:.0f} MB of memory, "

@@ -17,7 +17,7 @@ from engines.eager import camera_vector
 from export.accuracy import DimensionRow, read_labelled
 from export.cost import GraphSize
 from export.form import form_of
-from export.gate import Examination, run_graph
+from export.gate import Examination, run_graph, run_module
 from export.options import ExportOptions
 from export.projection import Projection, fold
 from export.room import check_room
@@ -32,13 +32,22 @@ from mip_edge.errors import OptionError, ParityError
 from mip_edge.model.mip import MIP
 from mip_edge.spec import EmbedderSpec, Modality
 
-FP32, FP16 = "fp32", "fp16"
+FP32, FP16, INT8, INT8_FP16 = "fp32", "fp16", "int8", "int8-fp16"
 UNIFIED = "unified"
 _SAME_SPACE = 0.99
 """Share of the variance that a projection must keep for cosines to stay what they were: at 0.99
 and more they moved by at most 0.01 on synthetic people."""
 _DECIMALS = 6
 """Parity is written to this precision: below it, the order of a sum decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What graphs in memory are worth."""
+
+    parity: Mapping[Modality, Parity]
+    accuracy: Mapping[str, Accuracy] | None
+    """None where nobody labelled the crops."""
 
 
 @dataclass(slots=True)
@@ -60,6 +69,8 @@ class Work:
     examinations: dict[Modality, Examination] = field(default_factory=dict)
     module: dict[Modality, Parity] = field(default_factory=dict)
     sizes: dict[str, GraphSize] = field(default_factory=dict)
+    examined: dict[str, Examined] = field(default_factory=dict)
+    """By precision, what was found before it was written."""
     simulated: dict[Modality, Parity] = field(default_factory=dict)
     """Parity of the float16 graphs as a GPU computes them."""
 
@@ -74,7 +85,7 @@ class Work:
 def begin(path: Path, output: Path, options: ExportOptions) -> Work:
     """Read what is asked for, and refuse what cannot be, before anything is computed."""
     model = checkpoint.load(path)
-    check_room(model, output, fp16=options.fp16)
+    check_room(model, output, fp16=options.fp16, int8=options.int8)
     for dimension in options.dimensions:
         if dimension > model.options.dimension:
             raise OptionError(
@@ -107,27 +118,46 @@ def begin(path: Path, output: Path, options: ExportOptions) -> Work:
     return Work(path, model, record, options, dataset, choices, cameras, specs)
 
 
-def make_module(work: Work, taken: tuple[Modality, ...]) -> ExportedMIP | StraightExport:
+def make_graphs(work: Work, precision: str) -> dict[str, onnx.ModelProto]:
+    """Float32 graphs by file name, weights inside, in the form that suits a precision; each module
+    is compared with PyTorch first."""
+    graphs = {}
+    for name, taken in work.files.items():
+        module = _make_module(work, taken, precision)
+        unified = len(taken) > 1
+        for modality in taken:
+            examination = work.examinations[modality]
+            candidate = run_module(module, examination, modality.row if unified else None)
+            found = examination.check(
+                candidate,
+                f"the exported module of {name}",
+                at_least=work.options.min_cosine,
+                flag="--min-cosine",
+            )
+            if precision == FP32:
+                work.module[modality] = rounded(found)
+        graphs[name] = export_onnx(
+            module, work.specs[taken[0]], metadata=_metadata(work, taken), unified=unified
+        )
+    return graphs
+
+
+def _make_module(
+    work: Work, taken: tuple[Modality, ...], precision: str
+) -> ExportedMIP | StraightExport:
     """The network as asked for, for the modalities that one graph takes."""
     form = form_of(work.options.surgery)
     if form is None:
         (modality,) = taken  # ExportOptions refuses the straight graph for both
         return StraightExport(work.model, modality, work.cameras)
+    if precision != FP32:
+        form = form.for_gpu()
     folded = None
     if work.projection is not None:
         matrix, bias = fold(work.projection)
         folded = (torch.from_numpy(matrix), torch.from_numpy(bias))
     one = taken[0] if len(taken) == 1 else None
     return ExportedMIP(work.model, one, work.cameras, form=form, projection=folded)
-
-
-def make_graph(
-    work: Work, taken: tuple[Modality, ...], module: ExportedMIP | StraightExport
-) -> onnx.ModelProto:
-    """The float32 graph of a module, its weights inside."""
-    return export_onnx(
-        module, work.specs[taken[0]], metadata=_metadata(work, taken), unified=len(taken) > 1
-    )
 
 
 def make_half(
@@ -152,7 +182,7 @@ def make_half(
                 )
             except ParityError as error:
                 raise ParityError(f"{name}: {error}. Nothing was written") from error
-            half[name.replace(".onnx", ".fp16.onnx")] = report.graph
+            half[name] = report.graph
             keep = report.keep
         settled = keep == before or len(graphs) == 1
     for name, graph in half.items():
@@ -163,7 +193,7 @@ def make_half(
             work.simulated[modality] = rounded(
                 examination.check(
                     candidate,
-                    f"{name}, as a GPU rounds it,",
+                    f"{file_name(name, FP16)}, as a GPU rounds it,",
                     at_least=work.options.min_cosine_fp16,
                     flag="--min-cosine-fp16",
                 )
@@ -192,7 +222,12 @@ def _joined(
 
 def modalities_of(work: Work, name: str) -> tuple[Modality, ...]:
     """What the graph of a file takes, whatever its precision."""
-    return work.files[name.replace(".fp16.", ".")]
+    return work.files[f"{name.partition('.')[0]}.onnx"]
+
+
+def file_name(name: str, precision: str) -> str:
+    """The file of a precision beside that of float32."""
+    return name if precision == FP32 else name.replace(".onnx", f".{precision}.onnx")
 
 
 def draft_manifest(work: Work, precisions: Mapping[str, Precision]) -> Manifest:

@@ -39,11 +39,18 @@ __all__ = [
     "read_bundle",
     "seal",
     "verify_file",
+    "way_to",
     "write_bundle",
 ]
 
 PACKED_SUFFIX = ".tar"
 _CHUNK_BYTES = 1 << 20
+_FLAGS = {
+    "fp16": "--fp16",
+    "int8": "--int8 --calibrate DATA",
+    "int8-fp16": "--int8 --fp16 --calibrate DATA",
+}
+"""What `mip-edge export` needs for a precision beside float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +84,20 @@ class Bundle:
         held = self.manifest.precisions.get(precision)
         if held is None:
             known = ", ".join(sorted(self.manifest.precisions))
-            way = "; make them with: mip-edge export WEIGHTS -o BUNDLE --fp16"
+            way = f"; make them with: {way_to(precision)}" if precision in _FLAGS else ""
             raise BundleError(
                 f"{self.path} holds no {precision} graphs; it holds: {known}. Choose --precision "
-                f"among those{way if precision == 'fp16' else ''}"
+                f"among those{way}"
             )
         if modality not in held.graphs:
             raise BundleError(f"{self.path} holds no {precision} graph for {modality.value} crops")
         return self.path / held.graphs[modality].file
+
+
+def way_to(precision: str) -> str:
+    """The command that makes a bundle with graphs of a precision."""
+    flags = _FLAGS.get(precision)
+    return f"mip-edge export WEIGHTS -o BUNDLE{f' {flags}' if flags else ''}"
 
 
 def open_bundle(path: str | Path) -> Bundle:

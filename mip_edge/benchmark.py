@@ -1,88 +1,29 @@
-"""Times engines on the same crops, in turn, so that a busy machine is busy for all of them."""
+"""Times engines, precisions and batches of one bundle in one run, beside what they are worth."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
-from engines.base import Engine
-from engines.table import AUTO, DEFAULT_PRECISION, ENGINES, open_engine
-from mip_edge.artifact import Bundle, open_bundle
-from mip_edge.errors import OptionError
-from mip_edge.spec import Batch, Modality
+from engines.table import AUTO, DEFAULT_PRECISION, ENGINES, find_missing
+from mip_edge.artifact import Accuracy, Bundle, open_bundle
+from mip_edge.benchmark_machine import describe_machine, read_versions
+from mip_edge.benchmark_opening import Candidate, Run, open_all, open_reference
+from mip_edge.benchmark_options import BenchmarkOptions
+from mip_edge.benchmark_result import Benchmark, LeftOut, Opening, Timing
+from mip_edge.benchmark_turns import show_progress, time_in_turn
+from mip_edge.ceiling import Ceiling, join_ceilings, measure_ceilings
+from mip_edge.errors import EngineError
+from mip_edge.memory import Memory, measure_memory
+from mip_edge.spec import Modality
 
-_WARM_UPS = 2
-_SEED = 7
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkOptions:
-    """What is timed, and how often."""
-
-    engines: tuple[str, ...] = ("onnxruntime",)
-    """Engines for the bundle, in the order of the table."""
-    batches: tuple[int, ...] = (1, 8)
-    """Crops of one call."""
-    repeats: int = 20
-    """Timed calls of each engine, modality and batch."""
-    threads: int | None = None
-    """Threads of each engine; None leaves it to the runtime."""
-    precision: str = DEFAULT_PRECISION
-    """Which graphs of the bundle."""
-    share_weights: bool = False
-    """Time an engine that can share weights a second time, sharing."""
-
-    def __post_init__(self) -> None:
-        for engine in self.engines:
-            if engine != AUTO and engine in ENGINES and ENGINES[engine].opens != "bundle":
-                raise OptionError(
-                    f"--engine {engine} does not open a bundle; give its weights with --checkpoint"
-                )
-        if not self.batches or min(self.batches) < 1:
-            raise OptionError(f"--batch must be at least 1, got {self.batches}")
-        if self.repeats < 1:
-            raise OptionError(f"--repeats must be at least 1, got {self.repeats}")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """One engine on one modality at one batch size."""
-
-    engine: str
-    modality: str
-    batch: int
-    share_weights: bool
-    """Whether it was opened to share its weights with the other modality's engine."""
-    macs: int | None
-    """Multiply-accumulates a crop, counted from the graph it ran; None where nobody counted."""
-    median_ms: float
-    """Milliseconds a crop."""
-    p95_ms: float
-    speedup: float
-    """Times as fast as the first engine on the same modality and batch, by the medians."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """An engine that is timed, and what is known of it."""
-
-    engine: Engine
-    share_weights: bool = False
-    macs: int | None = None
+__all__ = ["Benchmark", "BenchmarkOptions", "Timing", "benchmark", "run_benchmark"]
 
 
 def benchmark(
@@ -92,129 +33,185 @@ def benchmark(
     checkpoint: str | Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time every engine on both modalities; with `checkpoint`, torch comes first.
+    """The timings of `run_benchmark`."""
+    return run_benchmark(bundle_path, options, checkpoint=checkpoint, clock=clock).timings
 
-    Raises: BundleError, CheckpointError or EngineError for what does not open; OptionError if the
-    checkpoint is not the one that the bundle was made of.
+
+def run_benchmark(
+    bundle_path: str | Path,
+    options: BenchmarkOptions,
+    *,
+    checkpoint: str | Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Benchmark:
+    """Time every engine at every precision and batch, in turn on the same crops.
+
+    With `checkpoint`, the published-style forward in PyTorch comes first, and all are measured by
+    it. Raises: BundleError, CheckpointError or EngineError for what does not open; OptionError if
+    the checkpoint is not the one that the bundle was made of.
     """
     bundle = open_bundle(bundle_path)
+    precisions = options.choose_precisions(bundle)
+    modalities = options.modalities or tuple(
+        one for one in Modality if one in bundle.manifest.specs
+    )
+    for modality in modalities:
+        bundle.specs_with(modality)
+        for precision in precisions:
+            bundle.graph_path(modality, precision)
+    for engine in options.engines:
+        missing = None if engine == AUTO else find_missing(engine)
+        if missing is not None:
+            raise EngineError(missing)
+    options.check_engine_options((*options.engines, *(["torch"] if checkpoint else [])))
+    left_out: dict[Candidate, LeftOut] = {}
+    # Memory first: while an engine is open here, the child's weights would count by halves.
+    memory = _measure_memory(bundle, precisions, options, left_out) if options.memory else None
+    ceilings = measure_ceilings(options.threads) if options.ceiling else {}
     timings: list[Timing] = []
-    for modality in bundle.manifest.specs:
+    openings: list[Opening] = []
+    for modality in modalities:
         with ExitStack() as stack:
-            progress = stack.enter_context(
-                Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-            )
-            runs: list[_Run] = []
+            progress = stack.enter_context(show_progress())
+            runs: list[Run] = []
             if checkpoint is not None:
-                camera = bundle.manifest.camera[modality]
-                reference = open_engine(
-                    checkpoint,
-                    modality=modality,
-                    engine="torch",
-                    threads=options.threads,
-                    camera=camera,
-                )
-                runs.append(_Run(stack.enter_context(reference)))
-                _check_same_model(reference, bundle, checkpoint)
-            for run in _open_all(bundle, modality, options):
+                reference = open_reference(bundle, modality, options, checkpoint)
+                runs.append(Run(reference, Candidate("torch", DEFAULT_PRECISION)))
+                stack.enter_context(reference)
+            for run in open_all(bundle, modality, precisions, options, left_out, clock):
                 stack.enter_context(run.engine)
                 runs.append(run)
+            openings += [run.opening for run in runs if run.opening is not None]
             for batch in options.batches:
                 rounds = progress.track(
                     range(options.repeats), description=f"{modality.value}, batch {batch}"
                 )
                 spent = time_in_turn([run.engine for run in runs], batch, rounds, clock)
-                timings += _summarise(runs, spent, modality, batch)
-    return timings
+                timings += _summarise(runs, spent, bundle, modality, batch)
+    if ceilings:
+        ceilings = join_ceilings(ceilings, measure_ceilings(options.threads))
+    return Benchmark(
+        subject=describe_bundle(bundle),
+        machine=describe_machine(options.threads),
+        versions=read_versions(
+            module
+            for name in dict.fromkeys(timing.engine for timing in timings)
+            for module in ENGINES[name].runtime
+        ),
+        timings=[_with_share(timing, ceilings, options) for timing in timings],
+        openings=openings,
+        ceilings=ceilings,
+        memory=memory,
+        left_out=list(left_out.values()),
+        engine_options=options.engine_options,
+    )
 
 
-def time_in_turn(
-    engines: Sequence[Engine], batch: int, rounds: Iterable[int], clock: Callable[[], float]
-) -> NDArray[np.float64]:
-    """Milliseconds a crop, (engines, rounds): in each round one call of every engine in turn.
-
-    All embed the same `batch` random crops; each has embedded them before the first round.
-    """
-    rng = np.random.default_rng(_SEED)
-    crops: Batch = rng.integers(0, 256, (batch, *engines[0].spec.batch_shape), dtype=np.uint8)
-    for engine in engines:
-        for _ in range(_WARM_UPS):
-            engine.embed(crops)
-    spent: list[list[float]] = [[] for _ in engines]
-    for _ in rounds:
-        for milliseconds, engine in zip(spent, engines, strict=True):
-            start = clock()
-            engine.embed(crops)
-            milliseconds.append(1000 * (clock() - start) / batch)
-    return np.array(spent)
+def describe_bundle(bundle: Bundle) -> str:
+    """The network of a bundle in words, for tables and charts."""
+    model, spec = bundle.manifest.model, next(iter(bundle.manifest.specs.values()))
+    known = [f"{name} {model[name]}" for name in ("width", "depth", "stride") if name in model]
+    return (
+        f"{bundle.path.resolve().name}: {', '.join(known)}, crops {spec.height}x{spec.width}, "
+        f"embeddings of {spec.dimension}, layout {bundle.manifest.layout}"
+    )
 
 
-def _open_all(bundle: Bundle, modality: Modality, options: BenchmarkOptions) -> Iterator[_Run]:
-    """Every engine of the options, one after the other, each asked for once more if it shares."""
-    bundle.graph_path(modality, options.precision)
-    cost = bundle.manifest.precisions[options.precision].graphs[modality].cost
-    for name in options.engines:
-        kind = ENGINES.get(name)
-        twice = options.share_weights and kind is not None and "share_weights" in kind.options
-        for extra in ({}, {"share_weights": True}) if twice else ({},):
-            opened = open_engine(
-                bundle,
-                modality=modality,
-                engine=name,
-                threads=options.threads,
-                precision=options.precision,
-                **extra,
-            )
-            counted = cost is not None and ENGINES[opened.name].runs_graph
-            yield _Run(opened, bool(extra), cost.macs if cost and counted else None)
-
-
-def _check_same_model(reference: Engine, bundle: Bundle, checkpoint: str | Path) -> None:
-    # With a projection the bundle's own fingerprint is another than that of its checkpoint.
-    made_of = bundle.manifest.checkpoint or bundle.manifest.fingerprint
-    if reference.spec.fingerprint != made_of:
-        raise OptionError(
-            f"--checkpoint {checkpoint} has the fingerprint {reference.spec.fingerprint[:12]}, the "
-            f"bundle was made of {made_of[:12]}; give the checkpoint that it was made of"
-        )
+def _measure_memory(
+    bundle: Bundle,
+    precisions: Sequence[str],
+    options: BenchmarkOptions,
+    left_out: dict[Candidate, LeftOut],
+) -> list[Memory]:
+    """Engine by engine and precision by precision; what refuses goes to `left_out`, as in
+    `open_all`."""
+    found = []
+    for engine in dict.fromkeys(options.engines):
+        for precision in precisions:
+            try:
+                found += measure_memory(
+                    bundle.path,
+                    [engine],
+                    options.batches,
+                    precisions=[precision],
+                    threads=options.threads,
+                    options={engine: options.options_of(engine)},
+                )
+            except EngineError as error:
+                if options.insists_on(precision):
+                    raise
+                left_out[Candidate(engine, precision)] = LeftOut(engine, precision, str(error))
+    return found
 
 
 def _summarise(
-    runs: Sequence[_Run], spent: NDArray[np.float64], modality: Modality, batch: int
+    runs: Sequence[Run],
+    spent: NDArray[np.float64],
+    bundle: Bundle,
+    modality: Modality,
+    batch: int,
 ) -> list[Timing]:
-    medians = np.median(spent, axis=1)
-    return [
-        Timing(
-            engine=run.engine.name,
-            modality=modality.value,
-            batch=batch,
-            share_weights=run.share_weights,
-            macs=run.macs,
-            median_ms=float(medians[row]),
-            p95_ms=float(np.percentile(spent[row], 95)),
-            speedup=float(medians[0] / medians[row]) if medians[row] > 0 else 1.0,
+    """One row of the table for each row of `spent`, (runs, rounds) milliseconds a crop."""
+    rows = {run.candidate: spent[row] for row, run in enumerate(runs)}
+    timings = []
+    for run, milliseconds in zip(runs, spent, strict=True):
+        one = run.candidate
+        kind = ENGINES[one.engine]
+        own = rows.get(replace(one, precision=DEFAULT_PRECISION))
+        held = bundle.manifest.precisions[one.precision] if kind.runs_graph else None
+        graph = held.graphs[modality] if held is not None else None
+        cost = graph.cost if graph is not None else None
+        parity = graph.parity if graph is not None else None
+        accuracy = _accuracy_of(modality, held.accuracy) if held is not None else None
+        p50, p95, p99 = (float(batch * np.percentile(milliseconds, at)) for at in (50, 95, 99))
+        crops_s = 1000 * batch / p50 if p50 > 0 else 0.0
+        timings.append(
+            Timing(
+                engine=one.engine,
+                precision=one.precision,
+                modality=modality.value,
+                batch=batch,
+                share_weights=one.share_weights,
+                calls=len(milliseconds),
+                p50_ms=p50,
+                p95_ms=p95,
+                p99_ms=p99,
+                fastest_ms=float(batch * milliseconds.min()),
+                median_ms=p50 / batch,
+                crops_s=crops_s,
+                speedup=_ratio(spent[0], milliseconds),
+                speedup_fp32=None if own is None else _ratio(own, milliseconds),
+                macs=cost.macs if cost is not None else None,
+                macs_s=cost.macs * crops_s if cost is not None else None,
+                int8_macs=cost.int8_macs if cost is not None else None,
+                ceiling_share=None,
+                rank1=accuracy.rank1 if accuracy is not None else None,
+                mean_ap=accuracy.mean_ap if accuracy is not None else None,
+                smallest_cosine=parity.smallest_cosine if parity is not None else None,
+                mean_cosine=parity.mean_cosine if parity is not None else None,
+            )
         )
-        for row, run in enumerate(runs)
-    ]
+    return timings
 
 
-def format_timings(timings: Sequence[Timing]) -> str:
-    """A table for the console; operation counts where one is known."""
-    counted = any(timing.macs is not None for timing in timings)
-    width = max(12, *(len(_name(timing)) for timing in timings))
-    lines = [
-        f"{'engine':<{width}} {'modality':<9} {'batch':>5} {'ms/crop':>9} {'p95':>9} {'x first':>8}"
-        + (f" {'GMAC/crop':>9}" if counted else "")
-    ]
-    for timing in timings:
-        macs = "-" if timing.macs is None else f"{timing.macs / 1e9:.2f}"
-        lines.append(
-            f"{_name(timing):<{width}} {timing.modality:<9} {timing.batch:>5} "
-            f"{timing.median_ms:>9.2f} {timing.p95_ms:>9.2f} {timing.speedup:>8.2f}"
-            + (f" {macs:>9}" if counted else "")
-        )
-    return "\n".join(lines)
+def _accuracy_of(modality: Modality, directions: Mapping[str, Accuracy] | None) -> Accuracy | None:
+    """Of the direction whose queries are of this modality, or None."""
+    named = (directions or {}).items()
+    return next((one for name, one in named if name.startswith(modality.value)), None)
 
 
-def _name(timing: Timing) -> str:
-    return timing.engine + (" sharing" if timing.share_weights else "")
+def _ratio(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Times as fast as `first`, round by round: the median."""
+    return float(np.median(first / other)) if (other > 0).all() else 1.0
+
+
+def _with_share(
+    timing: Timing, ceilings: Mapping[str, Ceiling], options: BenchmarkOptions
+) -> Timing:
+    if not ceilings or timing.macs is None or timing.int8_macs is None:
+        return timing
+    if not options.has_ceiling(timing.engine):
+        return timing
+    rest = timing.macs - timing.int8_macs
+    at_best = timing.int8_macs / ceilings["int8"].macs_s + rest / ceilings["fp32"].macs_s
+    return replace(timing, ceiling_share=at_best * timing.crops_s)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from engines.table import ENGINES, find_missing, open_engine
 from export.bundle import export_bundle
@@ -26,7 +21,8 @@ from export.inspection import Inspection, inspect_bundle
 from export.options import ExportOptions
 from mip_edge import checkpoint
 from mip_edge.artifact import open_bundle
-from mip_edge.benchmark import time_in_turn
+from mip_edge.benchmark_machine import describe_machine
+from mip_edge.benchmark_turns import check_counts, show_progress, time_in_turn
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
@@ -34,7 +30,7 @@ from mip_edge.spec import Modality
 
 STRAIGHT = "none"
 """The surgery that leaves the published computation as it is; all others are measured by it."""
-GRAPHS = (STRAIGHT, "rows", "full", "cpu")
+GRAPHS = (STRAIGHT, "rows", "full")
 NAMES = {STRAIGHT: "straight"}
 """What tables call a surgery where it is not its own name."""
 _DEFAULTS: Mapping[str, Any] = {
@@ -59,7 +55,7 @@ class ExportBenchmarkOptions:
     image_size: tuple[int, int] | None = None
     """Height and width of its crops in pixels; None is 256 x 128."""
     forms: tuple[str, ...] = ()
-    """Graphs to be timed beside straight, rows, full and cpu, by the names of `export.form`."""
+    """Graphs to be timed beside straight, rows and full, by the names of `export.form`."""
     engines: tuple[str, ...] = ("onnxruntime",)
     """What runs the graphs."""
     modalities: tuple[Modality, ...] = (Modality.VISIBLE, Modality.INFRARED)
@@ -82,10 +78,7 @@ class ExportBenchmarkOptions:
         for flag, given in (("engine", self.engines), ("modality", self.modalities)):
             if not given:
                 raise OptionError(f"--{flag} must be given at least once")
-        if not self.batches or min(self.batches) < 1:
-            raise OptionError(f"--batch must be at least 1, got {self.batches}")
-        if self.repeats < 1:
-            raise OptionError(f"--repeats must be at least 1, got {self.repeats}")
+        check_counts(self.batches, self.repeats)
         self.network()
 
     @property
@@ -179,7 +172,7 @@ def benchmark_export(
     timings: list[GraphTiming] = []
     with (
         tempfile.TemporaryDirectory(prefix="mip-edge-") as place,
-        Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
+        show_progress() as progress,
     ):
         folder = Path(place)
         source = Path(weights) if weights is not None else _draw_weights(options, folder)
@@ -208,7 +201,9 @@ def benchmark_export(
                         dict(zip(engines, spent, strict=True)), macs, modality, batch
                     )
     name = "random weights" if weights is None else source.name
-    return ExportBenchmark(network, name, _describe(options), options.repeats, timings)
+    return ExportBenchmark(
+        network, name, describe_machine(options.threads), options.repeats, timings
+    )
 
 
 def format_export_benchmark(benchmark: ExportBenchmark) -> str:
@@ -265,13 +260,3 @@ def _summarise(
         )
         for (graph, engine), median in medians.items()
     ]
-
-
-def _describe(options: ExportBenchmarkOptions) -> str:
-    """The machine and the threads that an engine may use."""
-    threads = options.threads
-    allowed = "threads as the runtime chooses"
-    if threads is not None:
-        allowed = f"{threads} thread{'s' if threads > 1 else ''}"
-    processor = platform.processor() or platform.machine()
-    return f"{processor}, {os.cpu_count()} cores, {allowed}"

@@ -59,9 +59,17 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.inspection:inspect",
         "Count what each graph of BUNDLE costs a crop: operations by part, weights, live memory",
     ),
+    "build": Subcommand(
+        "mip_edge.commands.build:build",
+        "Build TensorRT plans of every graph of BUNDLE ahead of time, into the engine cache",
+    ),
+    "cache": Subcommand(
+        "mip_edge.commands.cache:cache",
+        "List or clear what engines compiled from bundles on this machine",
+    ),
     "benchmark": Subcommand(
         "mip_edge.commands.benchmark:benchmark",
-        "Time engines on BUNDLE, in turn: median and 95th percentile of milliseconds a crop",
+        "Time engines and precisions of BUNDLE in turn, beside accuracy, memory and machine's peak",
     ),
     "benchmark-train": Subcommand(
         "mip_edge.commands.benchmark_train:benchmark_train",

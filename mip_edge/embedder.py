@@ -17,6 +17,7 @@ from engines.table import (
     open_engine,
     open_source,
     open_unified,
+    settle,
 )
 from mip_edge.artifact import Bundle
 from mip_edge.errors import BundleError, EngineError, OptionError
@@ -45,7 +46,7 @@ class Embedder:
         engine: str = DEFAULT_ENGINE,
         threads: int | None = None,
         precision: str = DEFAULT_PRECISION,
-        share_weights: bool = False,
+        options: Mapping[str, Any] | None = None,
         engines: Mapping[Modality, Engine] | None = None,
         min_similarity: float | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class Embedder:
             "engine": engine,
             "threads": threads,
             "precision": precision,
-            **({"share_weights": True} if share_weights else {}),
+            **(options or {}),
         }
         self._unified: UnifiedEngine | None = None
         self._engines: dict[Modality, Engine] = dict(engines or {})
@@ -77,6 +78,7 @@ class Embedder:
         """Open a bundle folder, or a checkpoint with the engine `torch`.
 
         `precision` is that of the graphs; `fp16` is made for GPUs, on a CPU it is mostly slower.
+        `auto`, as the engine, the precision or both, is settled here, by measuring once.
         `share_weights` (onnxruntime) keeps the weights of both modalities in memory once, for a
         somewhat slower call. `options` go to `open_engine`: `torch` knows `camera` and `device`.
         Raises: BundleError, CheckpointError or EngineError with the way out.
@@ -85,7 +87,8 @@ class Embedder:
         asked = {**options, "share_weights": True} if share_weights else options
         check_options(engine, threads=threads, precision=precision, options=asked)
         if isinstance(source, Path):
-            return cls._open_checkpoint(source, engine, threads, options)
+            return cls._open_checkpoint(source, engine, threads, asked)
+        engine, precision = settle(source, engine, precision, threads=threads, options=asked)
         for modality in source.manifest.specs:
             source.graph_path(modality, precision)
         return cls(
@@ -94,7 +97,7 @@ class Embedder:
             engine=engine,
             threads=threads,
             precision=precision,
-            share_weights=share_weights,
+            options=asked,
             min_similarity=source.manifest.min_similarity,
         )
 

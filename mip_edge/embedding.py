@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
@@ -147,17 +147,20 @@ def embed_to_file(
     *,
     engine: str | None = None,
     precision: str = DEFAULT_PRECISION,
-    share_weights: bool = False,
+    engine_options: Mapping[str, Any] | None = None,
     batch: int = 32,
     overwrite: bool = False,
 ) -> StoredEmbeddings:
-    """As `embed_images`, with the bundle or checkpoint at `path`; written to the .npz `output`."""
+    """As `embed_images`, with the bundle or checkpoint at `path`; written to the .npz `output`.
+
+    `engine_options` are what `Embedder.open` takes beside engine and precision.
+    """
     if output.suffix != ".npz":
         raise OutputError(f"{output} ends in no .npz; embeddings are written as .npz")
     check_output(output, overwrite=overwrite)
     runs = engine or default_engine(path)
     with Embedder.open(
-        path, engine=runs, precision=precision, share_weights=share_weights
+        path, engine=runs, precision=precision, **(engine_options or {})
     ) as embedder:
         stored = embed_images(embedder, sources, modality, batch=batch)
     stored.save(output, overwrite=overwrite)

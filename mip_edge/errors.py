@@ -7,6 +7,7 @@ MipEdgeError
 ├── CheckpointError    a weight file of another kind, or incomplete
 ├── TrainingError      a training that cannot go on
 ├── BundleError        a bundle that is altered, truncated or of another version
+├── CalibrationError   activations or crops from which no INT8 scale can come
 ├── GalleryError       a gallery that does not fit the embeddings it meets
 ├── EngineError        a runtime that refuses, or is not installed
 ├── ParityError        an exported file that differs from its source
@@ -41,6 +42,10 @@ class TrainingError(MipEdgeError):
 
 class BundleError(MipEdgeError):
     """A bundle that is altered, truncated or of another version."""
+
+
+class CalibrationError(MipEdgeError):
+    """Activations or crops from which no INT8 scale can come."""
 
 
 class GalleryError(MipEdgeError):

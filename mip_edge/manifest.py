@@ -14,7 +14,7 @@ from mip_edge.errors import BundleError
 from mip_edge.schema import find_fault
 from mip_edge.spec import EmbedderSpec, Modality
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FORMAT = "mip-edge bundle"
 MANIFEST_NAME = "manifest.json"
 EXPORT_ANEW = "Export it anew with: mip-edge export WEIGHTS -o BUNDLE"
@@ -48,6 +48,8 @@ class Cost:
     """Bytes of all constants, as stored."""
     peak_activation_bytes: int
     """Most bytes of intermediate tensors alive at once, nodes run in the order of the file."""
+    int8_macs: int = 0
+    """Those multiply-accumulates that run on 8-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,14 @@ class Precision:
     accuracy: Mapping[str, Accuracy] | None = None
     """By direction, such as `infrared to visible`; None where no labelled data was given."""
     kept_float32: tuple[str, ...] = ()
-    """Prefixes of node names that stay in float32 in graphs of lower precision."""
+    """Heads of node names that stay above the precision of the graphs."""
+
+    @property
+    def int8_share(self) -> float:
+        """Of all multiply-accumulates of its graphs, those on 8-bit integers."""
+        costs = [graph.cost for graph in self.graphs.values() if graph.cost is not None]
+        counted = sum(cost.macs for cost in costs)
+        return sum(cost.int8_macs for cost in costs) / counted if counted else 0.0
 
 
 @dataclass(frozen=True, slots=True)

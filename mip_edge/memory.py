@@ -9,25 +9,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from engines.table import AUTO, ENGINES, open_source
+from engines.table import ENGINES, open_source
 from mip_edge.artifact import Bundle
 from mip_edge.embedder import Embedder
 from mip_edge.errors import EngineError, MipEdgeError, OptionError
 from mip_edge.spec import Modality
 
 _MAPPINGS = Path("/proc/self/smaps")
+_STATUS = Path("/proc/self/status")
 _MB_OF_KILOBYTE = 1024e-6
 """Linux counts in 1024 bytes; a MB here is a million, as for files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of one process beyond what it held with the runtime imported and nothing open."""
+    """Memory of one process, most of it beyond what it held with the runtime imported alone."""
 
     engine: str
+    precision: str
     share_weights: bool
     batch: int
     """Crops of each modality that were embedded last, after all smaller batches."""
@@ -38,6 +41,12 @@ class Memory:
     less where another process has the same bundle open."""
     imports_mb: float
     """Physical memory that the process held before, with its imports."""
+    total_mb: float
+    """Resident memory of the whole process: Python, imports, weights and all."""
+    peak_mb: float
+    """The most that was ever resident in that process, opening included."""
+    without_torch: bool
+    """Whether the process never imported torch, as on an edge box."""
 
 
 def measure_memory(
@@ -45,50 +54,40 @@ def measure_memory(
     engines: Sequence[str],
     batches: Sequence[int],
     *,
-    precision: str,
+    precisions: Sequence[str],
     threads: int | None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Memory]:
-    """Each engine opens both modalities and embeds one batch of each size with each, in a process
-    of its own; an engine that can share weights does so a second time, sharing.
+    """Each engine opens both modalities at each precision and embeds one batch of each size with
+    each, in a process of its own; an engine that can share weights does so once more, sharing.
 
-    Raises: OptionError where the system is not Linux, or for the engine auto; EngineError for an
+    `options` are an engine's own, by its name. Raises: OptionError where the system is not Linux;
+    BundleError for a precision that the bundle lacks; EngineError for an
     engine that does not open.
     """
     if not _MAPPINGS.exists():
         raise OptionError(
             f"--memory reads {_MAPPINGS}, which {sys.platform} does not have; run it on Linux"
         )
-    if AUTO in engines:
-        raise OptionError("--memory measures engines by their names; name them instead of auto")
     found = []
     for engine in engines:
         source = open_source(bundle, engine)  # what is wrong is told here, not by the child
-        if isinstance(source, Bundle):
-            source.graph_path(Modality.VISIBLE, precision)
         can_share = "share_weights" in ENGINES[engine].options
         for share_weights in (False, True) if can_share else (False,):
-            task = {
-                "bundle": str(bundle),
-                "engine": engine,
-                "share_weights": share_weights,
-                "batches": sorted(set(batches)),
-                "precision": precision,
-                "threads": threads,
-            }
-            found += _measure_apart(task)
+            for precision in precisions:
+                if isinstance(source, Bundle):
+                    source.graph_path(Modality.VISIBLE, precision)
+                task = {
+                    "bundle": str(bundle),
+                    "engine": engine,
+                    "share_weights": share_weights,
+                    "batches": sorted(set(batches)),
+                    "precision": precision,
+                    "threads": threads,
+                    "options": dict((options or {}).get(engine, {})),
+                }
+                found += _measure_apart(task)
     return found
-
-
-def format_memory(measured: Sequence[Memory]) -> str:
-    """A table for the console."""
-    lines = [
-        "memory of one process with both modalities open, MB over its imports",
-        f"{'engine':<20} {'batch':>6} {'resident':>9} {'physical':>9}",
-    ]
-    for one in measured:
-        name = one.engine + (" sharing" if one.share_weights else "")
-        lines.append(f"{name:<20} {one.batch:>6} {one.resident_mb:>9.1f} {one.physical_mb:>9.1f}")
-    return "\n".join(lines)
 
 
 def _measure_apart(task: Mapping[str, object]) -> list[Memory]:
@@ -111,13 +110,19 @@ def measure_here(
     batches: Sequence[int],
     precision: str,
     threads: int | None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Memory]:
     """As `measure_memory`, in this process: right only where nothing was opened before."""
     import_module(ENGINES[engine].module)
     before = read_memory(bundle)
     measured = []
     with Embedder.open(
-        bundle, engine, threads=threads, precision=precision, share_weights=share_weights
+        bundle,
+        engine,
+        threads=threads,
+        precision=precision,
+        share_weights=share_weights,
+        **(options or {}),
     ) as embedder:
         crop = np.full(embedder.specs[Modality.VISIBLE].batch_shape, 128, dtype=np.uint8)
         for batch in batches:
@@ -126,12 +131,16 @@ def measure_here(
             resident, physical = read_memory(bundle)
             measured.append(
                 Memory(
-                    engine,
-                    share_weights,
-                    batch,
-                    round(resident - before[0], 1),
-                    round(physical - before[1], 1),
-                    round(before[1], 1),
+                    engine=engine,
+                    precision=precision,
+                    share_weights=share_weights,
+                    batch=batch,
+                    resident_mb=round(resident - before[0], 1),
+                    physical_mb=round(physical - before[1], 1),
+                    imports_mb=round(before[1], 1),
+                    total_mb=round(resident, 1),
+                    peak_mb=round(read_peak(), 1),
+                    without_torch="torch" not in sys.modules,
                 )
             )
     return measured
@@ -141,6 +150,12 @@ def read_memory(bundle: Path) -> tuple[float, float]:
     """Resident and physical memory of this process, MB."""
     with _MAPPINGS.open(encoding="utf-8", errors="replace") as stream:
         return sum_mappings(stream, bundle.resolve())
+
+
+def read_peak() -> float:
+    """The most resident memory that this process ever had, MB."""
+    [line] = [one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM:")]
+    return int(line.split()[1]) * _MB_OF_KILOBYTE
 
 
 def sum_mappings(lines: Iterable[str], bundle: Path) -> tuple[float, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engines.table import DEFAULT_PRECISION
 from mip_edge.data.image import check_image_suffix, read_image, write_image
@@ -86,6 +87,7 @@ def search(
     *,
     engine: str | None = None,
     precision: str = DEFAULT_PRECISION,
+    engine_options: Mapping[str, Any] | None = None,
     picture: Path | None = None,
     overwrite: bool = False,
 ) -> list[RankedAnswers]:
@@ -94,7 +96,9 @@ def search(
         check_image_suffix(picture)
         check_output(picture, overwrite=overwrite)
     runs = engine or default_engine(path)
-    with Embedder.open(path, engine=runs, precision=precision) as embedder:
+    with Embedder.open(
+        path, engine=runs, precision=precision, **(engine_options or {})
+    ) as embedder:
         lists = search_images(embedder, queries, gallery, options)
     if picture is not None:
         write_image(picture, draw_answers(lists, options.query_modality))

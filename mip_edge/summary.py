@@ -51,8 +51,10 @@ def _precisions(manifest: Manifest) -> Iterator[str]:
         for modality, graph in precision.graphs.items():
             yield from _graph(modality, graph)
         yield from _accuracies(precision)
+        if precision.int8_share:
+            yield f"  {_row('in INT8', f'{precision.int8_share:.1%} of all operations')}"
         if name != "fp32":
-            yield f"  {_row('kept float32', ', '.join(precision.kept_float32) or 'nothing')}"
+            yield f"  {_row('kept', ', '.join(precision.kept_float32) or 'nothing')}"
 
 
 def _graph(modality: Modality, graph: Graph) -> Iterator[str]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import onnx
 
 CAMERAS = [
     {"name": "gate", "modality": "visible"},
     {"name": "hall", "modality": "visible"},
     {"name": "night", "modality": "infrared"},
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes to the engine cache of whoever runs it."""
+    monkeypatch.setenv("MIP_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -60,4 +70,48 @@ def tiny_unified_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPath
 
     path = tmp_path_factory.mktemp("bundle") / "unified"
     export_bundle(tiny_checkpoint, path, ExportOptions(layout="unified", fp16=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def gpu_graph(tiny_checkpoint: Path) -> onnx.ModelProto:
+    """Its visible graph in the form that lower precisions are made of; not to be changed."""
+    from export.form import Form
+    from export.to_onnx import export_onnx
+    from export.wrapper import ExportedMIP
+    from mip_edge import checkpoint
+    from mip_edge.spec import EmbedderSpec, Modality
+
+    model = checkpoint.load(tiny_checkpoint)
+    spec = EmbedderSpec(Modality.VISIBLE, 64, 32, model.options.dimension, "0" * 64)
+    module = ExportedMIP(model, Modality.VISIBLE, form=Form().for_gpu())
+    return export_onnx(module, spec, metadata={"mip_edge.camera": "none"})
+
+
+@pytest.fixture(scope="session")
+def calibration_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve drawn people in each light, as a folder without parts; not to be changed."""
+    from mip_edge.data.image import write_image
+    from mip_edge.spec import Modality
+    from mip_edge.synthetic.world import sample_crops
+
+    folder = tmp_path_factory.mktemp("calibration") / "crops"
+    for modality in Modality:
+        (folder / modality.value).mkdir(parents=True)
+        for index, crop in enumerate(sample_crops(modality, 12, 5, (64, 32))):
+            write_image(folder / modality.value / f"{index:02d}.png", crop)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_int8_bundle(
+    tiny_checkpoint: Path, calibration_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The same network in INT8, with float16 and with float32 around; not to be changed."""
+    from export.bundle import export_bundle
+    from export.options import ExportOptions
+
+    path = tmp_path_factory.mktemp("bundle") / "int8"
+    options = ExportOptions(fp16=True, int8=True, calibrate=calibration_folder)
+    export_bundle(tiny_checkpoint, path, options)
     return path

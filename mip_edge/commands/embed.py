@@ -10,7 +10,9 @@ import click
 from mip_edge.commands.shared import (
     batch_option,
     engine_option,
+    engine_options_option,
     precision_option,
+    read_engine_options,
     share_weights_option,
 )
 
@@ -34,6 +36,7 @@ from mip_edge.commands.shared import (
 )
 @engine_option
 @precision_option
+@engine_options_option
 @share_weights_option
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
@@ -45,6 +48,7 @@ def embed(
     output: Path,
     engine: str | None,
     precision: str,
+    engine_options: tuple[str, ...],
     share_weights: bool,
     batch: int,
     as_json: bool,
@@ -57,6 +61,7 @@ def embed(
     from mip_edge.embedding import embed_to_file
     from mip_edge.spec import Modality
 
+    chosen = read_engine_options(model, engine, engine_options)
     stored = embed_to_file(
         model,
         images,
@@ -64,7 +69,7 @@ def embed(
         output,
         engine=engine,
         precision=precision,
-        share_weights=share_weights,
+        engine_options={"share_weights": share_weights, **chosen},
         batch=batch,
         overwrite=overwrite,
     )

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option, precision_option
+from mip_edge.commands.shared import (
+    batch_option,
+    engine_option,
+    engine_options_option,
+    precision_option,
+    read_engine_options,
+)
 
 
 @click.command()
@@ -59,6 +65,7 @@ from mip_edge.commands.shared import batch_option, engine_option, precision_opti
 )
 @engine_option
 @precision_option
+@engine_options_option
 @batch_option
 @click.option(
     "--picture",
@@ -87,6 +94,7 @@ def evaluate(
     save_embeddings: Path | None,
     engine: str | None,
     precision: str,
+    engine_options: tuple[str, ...],
     batch: int,
     picture: Path | None,
     picture_queries: int,
@@ -110,6 +118,7 @@ def evaluate(
 
     number = 1 if split == "all" else int(split)
     options = EvaluateOptions(dataset, protocols, trials, number, rerank, camera)
+    opening = read_engine_options(Path(model), engine, engine_options)
     if split == "all":
         if picture is not None:
             raise click.UsageError("--picture is of one model; choose one --split")
@@ -119,6 +128,7 @@ def evaluate(
             options,
             engine=engine,
             precision=precision,
+            engine_options=opening,
             batch=batch,
             save_embeddings=save_embeddings,
             overwrite=overwrite,
@@ -133,6 +143,7 @@ def evaluate(
             options,
             engine=engine,
             precision=precision,
+            engine_options=opening,
             batch=batch,
             picture=picture,
             picture_queries=picture_queries,

@@ -28,6 +28,52 @@ from click.core import ParameterSource
 )
 @click.option("--fp16", is_flag=True, help="Write float16 graphs too, for GPUs.")
 @click.option(
+    "--int8",
+    is_flag=True,
+    help="Write INT8 graphs too, for CPUs; with --fp16 also those whose rest is float16, for GPUs.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where --int8 finds its scales: the training part of a data set (laid out as --dataset "
+    "says), or a folder with `visible` and `infrared` crops.  [default: drawn people, for a model "
+    "that learned from drawn people alone]",
+)
+@click.option(
+    "--calibration-crops",
+    default=128,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Training crops of both lights that scales are found on.",
+)
+@click.option(
+    "--calibration-method",
+    default="mse",
+    show_default=True,
+    type=click.Choice(["min-max", "percentile", "entropy", "mse"]),
+    help="How the range of an activation is chosen; percentile is that of 99.99.",
+)
+@click.option(
+    "--smoothing",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="SmoothQuant: how much of an outlier the weights take over; 0 is none.",
+)
+@click.option(
+    "--ranges",
+    default="joint",
+    show_default=True,
+    type=click.Choice(["joint", "each"]),
+    help="INT8 scales for both lights together, or for the graph of each light.",
+)
+@click.option(
+    "--int8-report",
+    type=click.Path(path_type=Path),
+    help="Folder for a page and a picture of what INT8 loses and how fast it is here (needs the "
+    "extra plots).",
+)
+@click.option(
     "--camera",
     default="mean",
     show_default=True,
@@ -86,18 +132,24 @@ from click.core import ParameterSource
 )
 @click.option(
     "--max-drop",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Percentage points of Rank-1 and mAP on --data that INT8 may lose, of Rank-1 always one "
+    "query; without --data the nearest crop must be the same for 99%, and the mean cosine 0.99.",
+)
+@click.option(
+    "--max-drop-float",
     default=0.1,
     show_default=True,
     type=click.FloatRange(0, 100),
-    help="Percentage points of Rank-1 and mAP on --data that a graph may lose; of Rank-1 always "
-    "one query.",
+    help="The same for float32 and float16.",
 )
 @click.option(
     "--surgery",
     default="full",
     show_default=True,
-    help="How the network is rewritten: `full`; `cpu` (about a tenth faster than that on a CPU, "
-    "two or three launches a layer more on a GPU); `rows` (only dead rows left out) and `none` (as "
+    help="How the network is rewritten: `full`; `rows` (only dead rows left out) and `none` (as "
     "published) are there to compare.",
 )
 @click.option(
@@ -116,6 +168,13 @@ def export(
     output: Path,
     layout: str,
     fp16: bool,
+    int8: bool,
+    calibrate: Path | None,
+    calibration_crops: int,
+    calibration_method: str,
+    smoothing: float,
+    ranges: str,
+    int8_report: Path | None,
     camera: str,
     data: Path | None,
     dataset: str,
@@ -126,6 +185,7 @@ def export(
     min_cosine: float,
     min_cosine_fp16: float,
     max_drop: float,
+    max_drop_float: float,
     surgery: str,
     purpose: str | None,
     overwrite: bool,
@@ -135,15 +195,23 @@ def export(
 
     Every graph is run and compared with PyTorch before the bundle takes its name.
     """
+    from calibration.ranges import method_of
+    from calibration.scales import CalibrationOptions
     from export.bundle import export_bundle
     from export.options import ExportOptions
     from export.purpose import export_for
+    from mip_edge.int8_report import check_int8_report, write_int8_report
 
     for flag, given, needed in (
-        ("dataset", data, "--data"),
-        ("split", data, "--data"),
-        ("max_drop", data, "--data"),
+        ("dataset", data or calibrate, "--data"),
+        ("split", data or calibrate, "--data"),
+        ("max_drop", int8 or None, "--int8"),
+        ("max_drop_float", data, "--data"),
         ("min_cosine_fp16", fp16 or None, "--fp16"),
+        ("calibration_crops", int8 or None, "--int8"),
+        ("calibration_method", int8 or None, "--int8"),
+        ("smoothing", int8 or None, "--int8"),
+        ("ranges", int8 or None, "--int8"),
     ):
         source = click.get_current_context().get_parameter_source(flag)
         if given is None and source is ParameterSource.COMMANDLINE:
@@ -153,6 +221,15 @@ def export(
         surgery=surgery,
         camera=camera,
         fp16=fp16,
+        int8=int8,
+        calibrate=calibrate,
+        calibration=CalibrationOptions(
+            crops=calibration_crops,
+            method=method_of(calibration_method),
+            smoothing=smoothing,
+            ranges=ranges,
+        ),
+        time_int8=int8_report is not None,
         dimensions=dimensions,
         whiten=whiten,
         crops=crops,
@@ -162,9 +239,20 @@ def export(
         min_cosine=min_cosine,
         min_cosine_fp16=min_cosine_fp16,
         max_drop=max_drop,
+        max_drop_float=max_drop_float,
     )
+    if int8_report is not None:
+        places = int8_report.resolve(), output.resolve()
+        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+            raise click.UsageError(
+                f"--int8-report {int8_report} and --output {output} are one inside the other, or "
+                "the same; give two places"
+            )
+        check_int8_report(int8_report, overwrite=overwrite)
     if purpose is None:
         report = export_bundle(weights, output, options, overwrite=overwrite)
     else:
         report = export_for(purpose, weights, output, options, overwrite=overwrite)
+    if int8_report is not None:
+        write_int8_report(int8_report, report, overwrite=overwrite)
     click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.format())

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mip_edge.commands.shared import precision_option, share_weights_option
+from mip_edge.commands.shared import (
+    engine_options_option,
+    precision_option,
+    read_engine_options,
+    share_weights_option,
+)
 
 if TYPE_CHECKING:
     from mip_edge.live.options import LiveOptions
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     help="Runtime of the embedder; `mip-edge doctor` lists those that open here.",
 )
 @precision_option
+@engine_options_option
 @share_weights_option
 @click.option(
     "--detector",
@@ -114,6 +120,7 @@ def live(
     sources: tuple[str, ...],
     engine: str,
     precision: str,
+    engine_options: tuple[str, ...],
     share_weights: bool,
     detector: str,
     min_score: float,
@@ -157,7 +164,12 @@ def live(
         overwrite=overwrite,
     )
     options.check_outputs()
-    opening = {"engine": engine, "precision": precision, "share_weights": share_weights}
+    opening = {
+        "engine": engine,
+        "precision": precision,
+        "share_weights": share_weights,
+        **read_engine_options(bundle, engine, engine_options),
+    }
     report = run(options, bundle, opening)
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.table())
 

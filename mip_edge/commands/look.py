@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option
+from mip_edge.commands.shared import (
+    batch_option,
+    engine_option,
+    engine_options_option,
+    precision_option,
+    read_engine_options,
+)
 
 
 @click.command()
@@ -50,6 +56,8 @@ from mip_edge.commands.shared import batch_option, engine_option
     help="Method of the map.",
 )
 @engine_option
+@precision_option
+@engine_options_option
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, as fractions.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier look in --output.")
@@ -62,6 +70,8 @@ def look(
     part: str,
     map_method: str,
     engine: str | None,
+    precision: str,
+    engine_options: tuple[str, ...],
     batch: int,
     as_json: bool,
     overwrite: bool,
@@ -81,6 +91,8 @@ def look(
         part=part,
         map=None if map_method == "none" else map_method,
         engine=engine,
+        precision=precision,
+        engine_options=read_engine_options(model, engine, engine_options),
         batch=batch,
     )
     report = look_at(model, data, output, options, overwrite=overwrite)

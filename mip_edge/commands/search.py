@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from mip_edge.commands.shared import batch_option, engine_option, precision_option
+from mip_edge.commands.shared import (
+    batch_option,
+    engine_option,
+    engine_options_option,
+    precision_option,
+    read_engine_options,
+)
 
 
 @click.command()
@@ -48,6 +54,7 @@ from mip_edge.commands.shared import batch_option, engine_option, precision_opti
 )
 @engine_option
 @precision_option
+@engine_options_option
 @batch_option
 @click.option("--json", "as_json", is_flag=True, help="Print the ranked lists as JSON.")
 @click.option("--overwrite", is_flag=True, help="Replace a picture that exists.")
@@ -61,6 +68,7 @@ def search(
     picture: Path | None,
     engine: str | None,
     precision: str,
+    engine_options: tuple[str, ...],
     batch: int,
     as_json: bool,
     overwrite: bool,
@@ -87,6 +95,7 @@ def search(
         options,
         engine=engine,
         precision=precision,
+        engine_options=read_engine_options(model, engine, engine_options),
         picture=picture,
         overwrite=overwrite,
     )

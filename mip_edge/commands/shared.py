@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import click
 
 engine_option = click.option(
     "--engine",
     type=str,
     show_default="torch for a .safetensors file, onnxruntime for a bundle",
-    help="What runs the model: onnxruntime, openvino, torch or auto.",
+    help="What runs the model: onnxruntime, openvino, torch, tensorrt, tensorrt-rtx, or auto: the "
+    "fastest that is installed, measured once.",
 )
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "int8", "int8-fp16", "auto"]),
     default="fp32",
     show_default=True,
-    help="Graphs of the bundle to run. fp16 (mip-edge export --fp16) is made for GPUs; on a CPU it "
-    "is mostly slower. A .safetensors file runs in fp32.",
+    help="Graphs of the bundle to run. int8 (mip-edge export --int8) is made for CPUs; fp16 and "
+    "int8-fp16 for GPUs, on a CPU they are mostly slower. auto takes the fastest that the bundle "
+    "holds, measured once. A .safetensors file runs in fp32.",
+)
+engine_options_option = click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    show_default="none",
+    help="Told to the engine, such as hint=throughput to openvino; may be given several times. An "
+    "unknown KEY names those that the engine has.",
 )
 share_weights_option = click.option(
     "--share-weights",
@@ -55,3 +70,17 @@ batch_option = click.option(
     show_default=True,
     help="Images read and embedded at once.",
 )
+
+
+def read_engine_options(model: Path, engine: str | None, texts: Iterable[str]) -> dict[str, Any]:
+    """Typed values of --engine-option for the engine that opens `model`.
+
+    Raises: OptionError naming what the engine has; EngineError for an unknown engine.
+    """
+    texts = tuple(texts)
+    if not texts:
+        return {}
+    from engines.table import read_options
+    from mip_edge.embedding import default_engine
+
+    return read_options(engine or default_engine(model), texts)

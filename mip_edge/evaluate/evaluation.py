@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -148,6 +149,7 @@ def evaluate_model(
     *,
     engine: str | None = None,
     precision: str = DEFAULT_PRECISION,
+    engine_options: Mapping[str, Any] | None = None,
     batch: int = 32,
     picture: Path | None = None,
     picture_queries: int = 8,
@@ -157,8 +159,8 @@ def evaluate_model(
     """Evaluates a bundle, a .safetensors checkpoint or saved embeddings (.npz) on `data`.
 
     `engine` None is torch for a checkpoint, the default engine for a bundle; `precision` is that
-    of the bundle's graphs. `picture` gets the ranked lists of `picture_queries` infrared queries,
-    `save_embeddings` the embeddings.
+    of the bundle's graphs; `engine_options` are what `Embedder.open` takes beside. `picture` gets
+    the ranked lists of `picture_queries` infrared queries, `save_embeddings` the embeddings.
     Raises: OptionError for a protocol, camera or file that does not go with the rest; DatasetError
     for a model that has learned from the people it would be tested on.
     """
@@ -167,11 +169,11 @@ def evaluate_model(
     path, root = Path(path), Path(data)
     _check_outputs(picture, save_embeddings, overwrite=overwrite)
     stored = path.suffix == STORED
-    another = precision != DEFAULT_PRECISION
+    another = precision != DEFAULT_PRECISION or engine_options
     if stored and (save_embeddings or options.camera or engine or another):
         raise OptionError(
-            f"{path} holds embeddings already: --save-embeddings, --camera, --engine and "
-            "--precision are for a checkpoint or a bundle"
+            f"{path} holds embeddings already: --save-embeddings, --engine-option, --camera, "
+            "--engine and --precision are for a checkpoint or a bundle"
         )
     if not stored:
         check_split(path, options.dataset, options.split)
@@ -180,7 +182,13 @@ def evaluate_model(
         embedded = DatasetEmbeddings.load(path, dataset, root)
     else:
         embedded = embed_dataset(
-            path, dataset, engine=engine, precision=precision, batch=batch, camera=options.camera
+            path,
+            dataset,
+            engine=engine,
+            precision=precision,
+            engine_options=engine_options,
+            batch=batch,
+            camera=options.camera,
         )
     if save_embeddings is not None:
         embedded.save(save_embeddings, dataset, root, overwrite=overwrite)
@@ -212,6 +220,7 @@ def evaluate_splits(
     splits: Sequence[int] = SPLITS,
     engine: str | None = None,
     precision: str = DEFAULT_PRECISION,
+    engine_options: Mapping[str, Any] | None = None,
     batch: int = 32,
     save_embeddings: Path | None = None,
     overwrite: bool = False,
@@ -240,6 +249,7 @@ def evaluate_splits(
             replace(options, split=split),
             engine=engine,
             precision=precision,
+            engine_options=engine_options,
             batch=batch,
             save_embeddings=save_embeddings and fill_split(str(save_embeddings), split),
             overwrite=overwrite,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engines.table import DEFAULT_PRECISION
 from mip_edge.data.dataset import Sample
 from mip_edge.data.readers import read_dataset
 from mip_edge.embedder import Embedder
@@ -48,6 +49,10 @@ class LookOptions:
     """"tsne", "umap", or None for no map."""
     engine: str | None = None
     """None is torch for a checkpoint, the default engine for a bundle."""
+    precision: str = DEFAULT_PRECISION
+    """Of the bundle's graphs."""
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    """What `Embedder.open` takes beside engine and precision."""
     batch: int = 32
 
     def __post_init__(self) -> None:
@@ -119,7 +124,10 @@ def look(
     query, gallery = dataset.query, dataset.gallery
     if options.part == "train":
         query = gallery = dataset.train
-    with Embedder.open(model, engine=options.engine or default_engine(model)) as embedder:
+    engine = options.engine or default_engine(model)
+    with Embedder.open(
+        model, engine, precision=options.precision, **options.engine_options
+    ) as embedder:
         found = embed_samples(embedder, query, batch=options.batch)
         known = found if gallery is query else embed_samples(embedder, gallery, batch=options.batch)
         fingerprint = embedder.fingerprint

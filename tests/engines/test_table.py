@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines.table import AUTO, ENGINES, find_missing, open_engine, open_unified
+from engines.cache import EngineCache
+from engines.table import (
+    AUTO,
+    ENGINES,
+    PRECISIONS,
+    find_missing,
+    open_engine,
+    open_unified,
+    read_options,
+    settle,
+)
+from mip_edge.artifact import open_bundle
 from mip_edge.errors import BundleError, CheckpointError, EngineError, OptionError
 from mip_edge.spec import Modality
 from tests.engines.layouts import write_negated, write_unified
 
 pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIP_EDGE_CACHE", str(tmp_path / "cache"))
 
 
 def test_an_unknown_engine_lists_the_known(tiny_bundle: Path) -> None:
@@ -84,24 +102,93 @@ def test_an_option_of_another_engine_is_refused(tiny_bundle: Path) -> None:
         open_engine(tiny_bundle, modality=Modality.VISIBLE, threads=0)
 
 
+def test_an_option_of_another_value_is_refused_before_anything_opens(tiny_bundle: Path) -> None:
+    expected = "--engine-option provider=gpu: expected cpu, cuda, tensorrt"
+    with pytest.raises(OptionError, match=expected):
+        open_engine(tiny_bundle, modality=Modality.VISIBLE, provider="gpu")
+    with pytest.raises(OptionError, match="has no option 'colour'; the engine fake has none"):
+        open_engine(tiny_bundle, modality=Modality.VISIBLE, engine="fake", colour="red")
+
+
+def test_texts_of_the_command_line_become_values_of_the_engine() -> None:
+    texts = ["share_weights=true", "device_id=1"]
+    assert read_options("onnxruntime", texts) == {"share_weights": True, "device_id": 1}
+    assert read_options(AUTO, []) == {}
+    with pytest.raises(OptionError, match="one engine, not to --engine auto"):
+        read_options(AUTO, texts)
+    with pytest.raises(EngineError, match="unknown engine 'ort'"):
+        read_options("ort", texts)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_every_option_of_the_table_is_a_keyword_of_its_backend(engine: str) -> None:
+    if missing := find_missing(engine):
+        pytest.skip(missing)
+    kind = ENGINES[engine]
+    opener = getattr(import_module(kind.module), kind.backend).open
+    keywords = {
+        name for name, parameter in inspect.signature(opener).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }  # fmt: skip
+    assert keywords - {"threads", "precision"} == set(kind.options)
+
+
 def test_a_device_that_torch_does_not_have_is_one_line(tiny_checkpoint: Path) -> None:
-    with pytest.raises(EngineError, match="torch cannot use the device 'tpu9'.*--device cpu"):
+    with pytest.raises(EngineError, match="torch cannot use the device 'tpu9'.*device=cpu"):
         open_engine(tiny_checkpoint, modality=Modality.VISIBLE, engine="torch", device="tpu9")
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the choice said; the cache beside it tells lines of its own."""
+    return [one.getMessage() for one in caplog.records if one.name == "engines.choice"]
 
 
 def test_auto_says_in_one_line_what_it_took_and_why(
     tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    lines = []
+    for _ in range(2):
+        caplog.clear()
+        with (
+            caplog.at_level(logging.INFO, logger="engines.choice"),
+            open_engine(tiny_bundle, modality=Modality.INFRARED, engine=AUTO, threads=1) as engine,
+        ):
+            assert ENGINES[engine.name].automatic
+            assert len(told(caplog)) == 1
+            lines += told(caplog)
+            assert f"took {engine.name} fp32, the fastest at batch 8 (" in lines[-1]
+            assert "onnxruntime fp32 " in lines[-1]
+            assert " ms a crop" in lines[-1]
+    assert lines[0].endswith("; measured now)")
+    assert lines[1].endswith("; measured before, delete with: mip-edge cache clear)")
+
+
+def test_the_only_pair_is_taken_unmeasured(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
-        caplog.at_level(logging.INFO, logger="engines.table"),
-        open_engine(tiny_bundle, modality=Modality.INFRARED, engine="auto", threads=1) as engine,
+        caplog.at_level(logging.INFO, logger="engines.choice"),
+        open_engine(tiny_bundle, modality=Modality.VISIBLE, precision=AUTO) as engine,
     ):
-        assert ENGINES[engine.name].automatic
-        assert len(caplog.records) == 1
-        line = caplog.records[0].getMessage()
-        assert f"took {engine.name} for infrared crops" in line
-        assert "onnxruntime" in line
-        assert " ms" in line
+        assert engine.name == "onnxruntime"
+    assert told(caplog) == [
+        "engine onnxruntime, precision auto: took onnxruntime fp32, there is nothing else here"
+    ]
+
+
+def test_auto_measures_every_precision_on_every_engine(tiny_unified_bundle: Path) -> None:
+    bundle = open_bundle(tiny_unified_bundle)
+    engine, precision = settle(bundle, AUTO, AUTO, threads=1)
+    assert ENGINES[engine].automatic
+    assert precision in bundle.manifest.precisions
+    (entry,) = EngineCache().list()
+    for name in ("onnxruntime", "openvino"):
+        if find_missing(name) is None:
+            for one in ("fp32", "fp16"):
+                assert f"{name} {one}" in entry.key.options
+    assert settle(bundle, AUTO, AUTO, threads=1) == (engine, precision)
+    with open_unified(bundle, engine=AUTO, precision=AUTO, threads=1) as opened:
+        assert opened.name == engine
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +213,28 @@ def test_the_graphs_of_the_precision_are_those_that_run(two_precisions: Path, en
 
 
 def test_a_precision_that_the_bundle_lacks_is_told_with_the_way_to_it(tiny_bundle: Path) -> None:
-    expected = "holds no fp16 graphs; it holds: fp32.*mip-edge export WEIGHTS -o BUNDLE --fp16"
-    for engine in ("onnxruntime", "fake", AUTO):
-        with pytest.raises(BundleError, match=expected):
-            open_engine(tiny_bundle, modality=Modality.VISIBLE, engine=engine, precision="fp16")
+    flags = {
+        "fp16": "--fp16",
+        "int8": "--int8 --calibrate DATA",
+        "int8-fp16": "--int8 --fp16 --calibrate DATA",
+    }
+    assert set(flags) == set(PRECISIONS) - {"fp32"}
+    for precision, flag in flags.items():
+        way = f"holds no {precision} graphs; it holds: fp32.*export WEIGHTS -o BUNDLE {flag}$"
+        for engine in ("onnxruntime", "fake", AUTO):
+            with pytest.raises(BundleError, match=way):
+                open_engine(
+                    tiny_bundle, modality=Modality.VISIBLE, engine=engine, precision=precision
+                )
 
 
 def test_a_checkpoint_runs_in_float32_only(tiny_checkpoint: Path) -> None:
-    with pytest.raises(OptionError, match="--precision fp16: the engine torch.*knows fp32 only"):
-        open_engine(tiny_checkpoint, modality=Modality.VISIBLE, engine="torch", precision="fp16")
+    for precision, flags in (("fp16", "--fp16"), ("int8", "--int8 --calibrate DATA"), (AUTO, "")):
+        expected = f"--precision {precision}: the engine torch.*knows fp32 only.*BUNDLE {flags}"
+        with pytest.raises(OptionError, match=expected):
+            open_engine(
+                tiny_checkpoint, modality=Modality.VISIBLE, engine="torch", precision=precision
+            )
 
 
 def test_an_engine_that_cannot_share_weights_names_the_one_that_can(tiny_bundle: Path) -> None:

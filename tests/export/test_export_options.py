@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -99,15 +100,17 @@ def test_the_straight_graph_gives_the_same_at_its_published_cost(
         assert theirs.macs > 1.8 * ours.macs
 
 
-def test_the_form_for_a_cpu_gives_the_same(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+def test_float32_takes_the_form_of_cpus_and_float16_that_of_gpus(
+    tiny_unified_bundle: Path,
 ) -> None:
-    target = tmp_path / "cpu"
-    export_bundle(tiny_checkpoint, target, ExportOptions(surgery="cpu"))
-    assert open_bundle(target).manifest.surgery == "cpu"
-    for modality in Modality:
-        found = embed(target, "onnxruntime", modality)
-        assert np.abs(found - embed(tiny_bundle, "onnxruntime", modality)).max() <= LIMIT
+    for name, products in (("unified.onnx", 2), ("unified.fp16.onnx", 1)):
+        graph = onnx.load(str(tiny_unified_bundle / name)).graph
+        maps = [
+            node.name
+            for node in graph.node
+            if node.op_type == "MatMul" and node.name.startswith("blocks.0/mlp/fc1")
+        ]
+        assert len(maps) == products, name
 
 
 @pytest.mark.parametrize("name", [*SURGERIES, *TRIED])
@@ -206,7 +209,7 @@ def test_command_prints_what_was_measured(
     [
         (["--dim", "16"], "give a data set with --data"),
         (["--whiten"], "--whiten belongs to --dim"),
-        (["--surgery", "half"], "--surgery must be one of full, cpu, rows, none"),
+        (["--surgery", "half"], "--surgery must be one of full, rows, none"),
         (["--surgery", "none", "--fp16"], "without --fp16"),
         (["--surgery", "none", "--layout", "unified"], "without --layout unified"),
         (["--camera", "roof"], "--camera 'roof' is unknown to this checkpoint; it knows: none"),
@@ -228,7 +231,12 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("flag", "needed"),
-    [("--split", "--data"), ("--max-drop", "--data"), ("--min-cosine-fp16", "--fp16")],
+    [
+        ("--split", "--data"),
+        ("--max-drop-float", "--data"),
+        ("--max-drop", "--int8"),
+        ("--min-cosine-fp16", "--fp16"),
+    ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, flag: str, needed: str

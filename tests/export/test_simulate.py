@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,8 +111,8 @@ def test_the_squares_of_a_norm_do_not_overflow_and_its_gain_meets_rounded_values
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_bundle: Path) -> onnx.ModelProto:
-    return onnx.load(str(tiny_bundle / "visible.onnx"))
+def exported(gpu_graph: onnx.ModelProto) -> onnx.ModelProto:
+    return gpu_graph
 
 
 @pytest.fixture(scope="module")

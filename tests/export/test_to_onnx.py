@@ -38,9 +38,10 @@ def test_only_plain_operators_of_opset_19(graph: onnx.ModelProto) -> None:
 def test_linear_maps_are_neither_fused_nor_split(graph: onnx.ModelProto) -> None:
     counts = Counter(node.op_type for node in graph.graph.node)
     assert not counts.keys() & {"Gemm", "Split", "Attention", "Loop", "If", "LpNormalization"}
-    # Block: q k v proj fc1 fc2, logits, values. Generator, once a layer: logits, means of patches
-    # and of the queries, their values, proj fc1 fc2. Class rows: those but one, q, and keys.
-    assert counts["MatMul"] == LAYERS * 8 + LAYERS * 7 + CLASS_ROWS * 8
+    # Block: q k v proj, fc1 and fc2 in halves, logits, values. Generator, once a layer: logits,
+    # means of patches and of the queries, their values, proj fc1 fc2. Class rows: those of a block
+    # with whole maps but one, q, and keys.
+    assert counts["MatMul"] == LAYERS * 10 + LAYERS * 7 + CLASS_ROWS * 8
     assert counts["Softmax"] == LAYERS + LAYERS + CLASS_ROWS
     assert counts["Conv"] == 1
     assert counts["Cast"] == 1
@@ -81,7 +82,7 @@ def test_names_are_paths_that_a_person_can_read(graph: onnx.ModelProto) -> None:
     for layer in range(LAYERS):
         for path in (
             *(f"attention/{part}" for part in ("q", "k", "v", "proj")),
-            *("mlp/fc1", "mlp/fc2", "instance/means/proj", "instance/mlp/fc1"),
+            *("mlp/fc1.0", "mlp/fc2.1", "instance/means/proj", "instance/mlp/fc1"),
         ):
             assert f"blocks.{layer}/{path}/MatMul" in names
     parts = re.compile(r"crops|patches|blocks\.\d+|head|output")
@@ -141,7 +142,7 @@ def test_both_graphs_share_one_weight_file(tiny_bundle: Path) -> None:
     visible, infrared = places["visible"], places["infrared"]
     assert {place[0] for place in (*visible.values(), *infrared.values())} == {"weights.bin"}
     assert all(place[1] % ALIGNMENT == 0 for place in visible.values())
-    assert visible["blocks.0/mlp/fc1/weight"] == infrared["blocks.0/mlp/fc1/weight"]
+    assert visible["blocks.0/mlp/fc1.0/weight"] == infrared["blocks.0/mlp/fc1.0/weight"]
     assert visible["patches/weight"] != infrared["patches/weight"]
     stored = {place[1:] for place in (*visible.values(), *infrared.values())}
     end = max(offset + length for offset, length in stored)

@@ -178,5 +178,5 @@ def test_the_network_itself_is_left_as_it_is() -> None:
 
 
 def test_an_unknown_surgery_names_those_there_are() -> None:
-    with pytest.raises(OptionError, match="must be one of full, cpu, rows, none, .*got 'some'"):
+    with pytest.raises(OptionError, match="must be one of full, rows, none, .*got 'some'"):
         form_of("some")

@@ -28,8 +28,8 @@ from mip_edge.spec import Modality  # noqa: E402
 
 @pytest.fixture(scope="module")
 def measured(tiny_checkpoint: Path) -> ExportBenchmark:
-    """Two calls of each: straight takes 8 ms, then 6; rows 4 and 4; full 2 and 4; cpu 2 and 2."""
-    durations = [8, 4, 2, 2, 6, 4, 4, 2]
+    """Two calls of each: straight takes 8 ms, then 6; rows 4 and 4; full 2 and 4."""
+    durations = [8, 4, 2, 6, 4, 4]
     readings = itertools.accumulate(step for each in durations for step in (0, each / 1000))
     options = ExportBenchmarkOptions(
         engines=("onnxruntime",),
@@ -42,8 +42,8 @@ def measured(tiny_checkpoint: Path) -> ExportBenchmark:
 
 
 def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchmark) -> None:
-    straight, rows, full, cpu = measured.timings
-    assert [one.graph for one in measured.timings] == ["straight", "rows", "full", "cpu"]
+    straight, rows, full = measured.timings
+    assert [one.graph for one in measured.timings] == ["straight", "rows", "full"]
     assert {(one.engine, one.modality, one.batch) for one in measured.timings} == {
         ("onnxruntime", "infrared", 2)
     }
@@ -51,7 +51,6 @@ def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchma
     assert straight.median_ms == pytest.approx(7 / 2)
     assert rows.median_ms == pytest.approx(4 / 2)
     assert full.median_ms == pytest.approx(3 / 2)
-    assert cpu.median_ms == pytest.approx(2 / 2)
     assert (straight.speedup, straight.fewer) == (1, 1)
     assert rows.speedup == pytest.approx(7 / 4)
     assert full.speedup == pytest.approx(7 / 3)
@@ -60,8 +59,8 @@ def test_graphs_are_measured_by_the_straight_one_in_turn(measured: ExportBenchma
 def test_operations_are_those_counted_from_each_graph(
     measured: ExportBenchmark, tiny_bundle: Path
 ) -> None:
-    straight, rows, full, cpu = measured.timings
-    assert straight.macs > rows.macs > full.macs == cpu.macs
+    straight, rows, full = measured.timings
+    assert straight.macs > rows.macs > full.macs
     assert full.fewer == pytest.approx(straight.macs / full.macs)
     cost = open_bundle(tiny_bundle).manifest.precisions["fp32"].graphs[Modality.INFRARED].cost
     assert cost is not None
@@ -69,7 +68,7 @@ def test_operations_are_those_counted_from_each_graph(
 
 
 def test_the_table_says_what_was_measured(measured: ExportBenchmark) -> None:
-    head, straight, _, full, _, subject = format_export_benchmark(measured).splitlines()
+    head, straight, _, full, subject = format_export_benchmark(measured).splitlines()
     assert head.split()[:4] == ["graph", "GMAC", "x", "fewer"]
     assert straight.split()[0] == "straight"
     assert full.split()[3:6] == ["onnxruntime", "infrared", "2"]
@@ -104,7 +103,7 @@ def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(
         ({"engines": ()}, "--engine must be given at least once"),
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"batches": (0,)}, "--batch must be at least 1"),
-        ({"forms": ("origami",)}, "--form must be one of .*prompts-apart, got 'origami'"),
+        ({"forms": ("origami",)}, "--form must be one of .*whole-mlp, got 'origami'"),
         ({"model": "huge"}, "model must be one of"),
         ({"image_size": (16, 16)}, "the head needs at least 4"),
     ],
@@ -121,7 +120,7 @@ def test_weights_have_a_size_of_their_own(tiny_checkpoint: Path) -> None:
 
 def test_a_form_is_timed_once_however_often_it_is_named() -> None:
     options = ExportBenchmarkOptions(forms=("prompts-apart", "full", "prompts-apart"))
-    assert options.graphs == ("none", "rows", "full", "cpu", "prompts-apart")
+    assert options.graphs == ("none", "rows", "full", "prompts-apart")
 
 
 def test_command_prints_a_table_or_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from mip_edge.errors import BundleError, EngineError, ImageError, OptionError
 from mip_edge.spec import Crop, EmbedderSpec, Embeddings, Modality
 from tests.engines.layouts import write_negated, write_unified
 
+LogCapture = pytest.LogCaptureFixture
 SPECS = {modality: EmbedderSpec(modality, 8, 4, 16, "abc") for modality in Modality}
 
 
@@ -199,3 +201,45 @@ def test_weights_are_shared_by_those_that_can(tiny_bundle: Path, tiny_checkpoint
     for path, engine in ((tiny_bundle, "fake"), (tiny_checkpoint, "torch")):
         with pytest.raises(OptionError, match="'share_weights'; choose --engine onnxruntime"):
             Embedder.open(path, engine, share_weights=True)
+
+
+def test_options_reach_the_engines_of_a_bundle(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def open_nothing(source: object, **opening: object) -> FakeEngine:
+        asked.append(opening)
+        return FakeEngine(SPECS[Modality.VISIBLE])
+
+    monkeypatch.setattr("mip_edge.embedder.open_engine", open_nothing)
+    with Embedder.open(tiny_bundle, "openvino", threads=1, hint="throughput") as embedder:
+        embedder.embed(make_crops(1), Modality.VISIBLE)
+    plain = {"engine": "openvino", "threads": 1, "precision": "fp32"}
+    assert asked == [{**plain, "modality": Modality.VISIBLE, "hint": "throughput"}]
+    with pytest.raises(OptionError, match="hint=speed: expected latency, throughput"):
+        Embedder.open(tiny_bundle, "openvino", hint="speed")
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the choice said; the cache beside it tells lines of its own."""
+    return [one.getMessage() for one in caplog.records if one.name == "engines.choice"]
+
+
+def test_auto_is_settled_once_for_both_modalities(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: LogCapture
+) -> None:
+    monkeypatch.setenv("MIP_EDGE_CACHE", str(tmp_path / "cache"))
+    two_precisions = write_negated(tiny_bundle, tmp_path / "bundle")
+    with (
+        caplog.at_level(logging.INFO, logger="engines.choice"),
+        Embedder.open(two_precisions, precision="auto", threads=1) as embedder,
+    ):
+        assert len(told(caplog)) == 1
+        assert "engine onnxruntime, precision auto: took onnxruntime fp" in told(caplog)[0]
+        found = embedder.embed(make_crops(2), [Modality.VISIBLE, Modality.INFRARED])
+        assert len(told(caplog)) == 1
+    taken = "fp16" if "took onnxruntime fp16" in told(caplog)[0] else "fp32"
+    with Embedder.open(two_precisions, precision=taken, threads=1) as plain:
+        same = plain.embed(make_crops(2), [Modality.VISIBLE, Modality.INFRARED])
+    np.testing.assert_allclose(found, same, atol=1e-6)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mip_edge.cli import cli
 from mip_edge.errors import BundleError, EngineError, OptionError
-from mip_edge.memory import Memory, format_memory, measure_memory, sum_mappings
+from mip_edge.memory import measure_memory, read_memory, read_peak, sum_mappings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -43,7 +43,9 @@ def test_a_weight_file_that_is_mapped_twice_counts_once_and_libraries_whole() ->
 @linux
 def test_sharing_leaves_the_weights_in_memory_once(tiny_bundle: Path) -> None:
     pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
-    measured = measure_memory(tiny_bundle, ["onnxruntime"], [2, 1, 2], precision="fp32", threads=1)
+    measured = measure_memory(
+        tiny_bundle, ["onnxruntime"], [2, 1, 2], precisions=["fp32"], threads=1
+    )
     assert [(one.share_weights, one.batch) for one in measured] == [
         (False, 1),
         (False, 2),
@@ -60,7 +62,9 @@ def test_sharing_leaves_the_weights_in_memory_once(tiny_bundle: Path) -> None:
 
 
 @linux
-def test_command_prints_memory_below_the_times(tiny_bundle: Path) -> None:
+def test_command_prints_memory_beside_the_times(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
     arguments = [
         "benchmark",
@@ -72,17 +76,40 @@ def test_command_prints_memory_below_the_times(tiny_bundle: Path) -> None:
         "--repeats",
         "1",
     ]
+    monkeypatch.setattr("mip_edge.benchmark.measure_ceilings", lambda threads: {})
     result = CliRunner().invoke(cli, [*arguments, "--memory", "--json"])
     assert result.exit_code == 0, result.output
     (line,) = json.loads(result.stdout)["memory"]
     assert (line["engine"], line["batch"], line["share_weights"]) == ("fake", 3, False)
 
 
-def test_the_table_names_the_engines_that_share() -> None:
-    measured = [Memory("onnxruntime", share, 8, 20.0, 10.0 + share, 30.0) for share in (0, 1)]
-    lines = format_memory(measured).splitlines()
-    assert lines[-2].split() == ["onnxruntime", "8", "20.0", "10.0"]
-    assert lines[-1].split() == ["onnxruntime", "sharing", "8", "20.0", "11.0"]
+@linux
+def test_the_whole_process_is_measured_beside_what_was_opened(
+    tiny_unified_bundle: Path,
+) -> None:
+    pytest.importorskip("torch", reason="the tiny bundle is exported with torch")
+    measured = measure_memory(
+        tiny_unified_bundle, ["fake"], [1], precisions=["fp32", "fp16"], threads=1
+    )
+    assert [one.precision for one in measured] == ["fp32", "fp16"]
+    for one in measured:
+        # no file of the bundle is mapped: before and after add up
+        assert one.total_mb == pytest.approx(one.imports_mb + one.resident_mb, abs=0.2)
+        assert one.peak_mb >= one.total_mb - 0.2
+        assert one.without_torch
+
+
+@linux
+def test_the_peak_stays_when_memory_is_given_back() -> None:
+    before, _ = read_memory(Path())
+    size = int(1e6 * (read_peak() - before + 50))
+    block = bytearray(size)
+    block[::4096] = b"x" * len(block[::4096])
+    filled, _ = read_memory(Path())
+    del block
+    after, _ = read_memory(Path())
+    assert after < filled - 40
+    assert read_peak() >= filled - 5  # the kernel counts pages of a thread in parts
 
 
 def test_another_system_than_linux_is_told(
@@ -90,7 +117,7 @@ def test_another_system_than_linux_is_told(
 ) -> None:
     monkeypatch.setattr("mip_edge.memory._MAPPINGS", tmp_path / "smaps")
     with pytest.raises(OptionError, match="--memory reads .*smaps, which .* run it on Linux"):
-        measure_memory(tiny_bundle, ["fake"], [1], precision="fp32", threads=1)
+        measure_memory(tiny_bundle, ["fake"], [1], precisions=["fp32"], threads=1)
 
 
 @linux
@@ -98,10 +125,8 @@ def test_what_cannot_be_measured_is_one_line(tiny_bundle: Path, tmp_path: Path) 
     def measure(
         bundle: Path, engine: str, precision: str = "fp32", threads: int | None = 1
     ) -> None:
-        measure_memory(bundle, [engine], [1], precision=precision, threads=threads)
+        measure_memory(bundle, [engine], [1], precisions=[precision], threads=threads)
 
-    with pytest.raises(OptionError, match="instead of auto"):
-        measure(tiny_bundle, "auto")
     with pytest.raises(EngineError, match="unknown engine 'warp'"):
         measure(tiny_bundle, "warp")
     with pytest.raises(BundleError, match="is not a bundle"):

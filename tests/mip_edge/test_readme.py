@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from engines.table import find_missing
 from mip_edge.cli import cli
 from mip_edge.synthetic.scene import SceneOptions, write_scene
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
@@ -30,6 +32,13 @@ STREAM = "rtsp://camera/stream"
 EXPORTS = {
     "benchmark": "--repeats 2",
     "benchmark-export": "--repeats 1 --modality visible --batch 1",
+}
+
+
+QUANTIZED = {
+    # A network of random weights has neighbours by chance.
+    "export": "--calibration-crops 8 --max-drop 100",
+    "benchmark": "--repeats 2 --batch 1",
 }
 
 
@@ -101,6 +110,36 @@ def test_the_readme_exports_in_every_way_it_names(
     for name in ("bundle/visible.fp16.onnx", "both/unified.onnx", "bundle.tar"):
         assert Path(name).is_file(), name
     assert Path("model_repository/mip_visible/config.pbtxt").is_file()
+
+
+@pytest.mark.skipif(
+    find_missing("openvino") is not None or find_spec("tensorrt_rtx_bindings") is None,
+    reason="OpenVINO and TensorRT-RTX are not installed",
+)
+def test_the_readme_quantizes_times_and_builds(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, "runs/mine/best.safetensors")
+    write_dataset(
+        Path("data"),
+        DatasetOptions(train_identities=8, test_identities=4, crops=2, image_size=(64, 32)),
+    )
+    asked = commands("## INT8 and engines")
+    assert [one[0] for one in asked] == [
+        "export",
+        "evaluate",
+        "embed",
+        "benchmark",
+        "build",
+        "cache",
+    ]
+    for command in asked:
+        result = CliRunner().invoke(cli, [*command, *shlex.split(QUANTIZED.get(command[0], ""))])
+        assert result.exit_code == 0, (command, result.output)
+    for name in ("int8/visible.int8.onnx", "int8-report/int8.png", "benchmark.md"):
+        assert Path(name).is_file(), name
 
 
 def test_the_readme_trains_and_scores_sysu_and_regdb(

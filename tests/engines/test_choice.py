@@ -1,0 +1,203 @@
+"""The fastest of what is here: by a clock of our own, so that every figure is known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.base import Engine, Inputs
+from engines.cache import EngineCache
+from engines.choice import BATCH, Candidate, Measured, Question, choose, measure
+from engines.fake import FakeBackend
+from mip_edge.artifact import Bundle, Manifest
+from mip_edge.errors import EngineError
+from mip_edge.spec import EmbedderSpec, Embeddings, Modality
+
+SPEC = EmbedderSpec(Modality.VISIBLE, 8, 4, 16, "abc")
+FAST, SLOW, LAME = (Candidate(name, "fp32") for name in ("fast", "slow", "lame"))
+SPEEDS = {FAST: 1.0, SLOW: 1.25, LAME: 4.0}
+"""Milliseconds a crop."""
+
+
+class Bench:
+    """A clock that only embedding moves, and a count of what is open."""
+
+    def __init__(self, speeds: dict[Candidate, float]) -> None:
+        self.speeds = speeds
+        self.now = 0.0
+        self.open: list[Candidate] = []
+        self.most_open = 0
+        self.calls: list[Candidate] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def open_one(self, candidate: Candidate) -> Engine:
+        if candidate not in self.speeds:
+            raise EngineError(f"no {candidate} here.")
+        return Engine(TimedBackend(self, candidate), name=candidate.engine)
+
+
+class TimedBackend(FakeBackend):
+    def __init__(self, bench: Bench, candidate: Candidate) -> None:
+        super().__init__({SPEC.modality: SPEC})
+        self.bench, self.candidate = bench, candidate
+        bench.open.append(candidate)
+        bench.most_open = max(bench.most_open, len(bench.open))
+
+    def embed(self, inputs: Inputs) -> Embeddings:
+        count = len(inputs["images"])
+        self.bench.calls.append(self.candidate)
+        self.bench.now += self.bench.speeds[self.candidate] * count / 1000
+        return np.zeros((count, SPEC.dimension), np.float32)
+
+    def close(self) -> None:
+        self.bench.open.remove(self.candidate)
+
+
+def make_question(tmp_path: Path, *candidates: Candidate) -> Question:
+    manifest = Manifest("f" * 64, {}, {SPEC.modality: SPEC}, {SPEC.modality: "none"}, {})
+    runtimes = {candidate.engine: ("numpy",) for candidate in candidates}
+    return Question(
+        "engine auto, precision auto", Bundle(tmp_path / "bundle", manifest), candidates, runtimes
+    )
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the choice said; the cache beside it tells lines of its own."""
+    return [one.getMessage() for one in caplog.records if one.name == "engines.choice"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "cache")
+
+
+def test_the_near_are_timed_in_turn_and_the_far_only_alone() -> None:
+    bench = Bench(SPEEDS)
+    found = measure((LAME, SLOW, FAST), bench.open_one, bench.clock)
+    assert found.in_turn == pytest.approx({SLOW: 1.25, FAST: 1.0})
+    assert found.behind == pytest.approx({LAME: 4.0})
+    assert found.fastest == FAST
+    assert bench.calls[-6:] == [SLOW, FAST] * 3
+    assert bench.most_open == 2  # never all three at the same time
+    assert bench.open == []
+
+
+def test_one_that_nobody_comes_near_is_not_timed_again() -> None:
+    bench = Bench({FAST: 1.0, LAME: 4.0})
+    found = measure((FAST, LAME), bench.open_one, bench.clock)
+    assert (found.fastest, found.behind) == (FAST, pytest.approx({LAME: 4.0}))
+    assert bench.calls.count(FAST) == bench.calls.count(LAME)
+
+
+def test_where_only_one_opens_at_a_time_they_are_compared_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(SPEEDS)
+
+    def open_one(candidate: Candidate) -> Engine:
+        if bench.open:
+            raise EngineError("the GPU is full")
+        return bench.open_one(candidate)
+
+    found = measure((SLOW, FAST), open_one, bench.clock)
+    assert found.in_turn == pytest.approx({SLOW: 1.25, FAST: 1.0})
+    assert found.refused == {}
+    assert "compared one by one: the GPU is full" in caplog.text
+    assert bench.open == []
+
+
+def test_what_does_not_open_is_left_out_and_told(
+    tmp_path: Path, cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench({FAST: 1.0, SLOW: 1.25})
+    question = make_question(tmp_path, LAME, FAST, SLOW)
+    with caplog.at_level(logging.INFO, logger="engines.choice"):
+        assert choose(question, bench.open_one, cache=cache, clock=bench.clock) == FAST
+    assert told(caplog)[0] == (
+        f"engine auto, precision auto: took fast fp32, the fastest at batch {BATCH} (fast fp32 "
+        "1.00, slow fp32 1.25 ms a crop; without lame fp32: no lame fp32 here; measured now)"
+    )
+
+
+def test_nothing_that_opens_is_an_error_with_every_reason(
+    tmp_path: Path, cache: EngineCache
+) -> None:
+    bench = Bench({})
+    with pytest.raises(EngineError, match="no fast fp32 here.*no slow fp32 here"):
+        choose(make_question(tmp_path, FAST, SLOW), bench.open_one, cache=cache)
+    assert cache.list() == []  # and the next time it is tried again
+
+
+def test_it_is_measured_once(
+    tmp_path: Path, cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(SPEEDS)
+    question = make_question(tmp_path, FAST, LAME)
+    choose(question, bench.open_one, cache=cache, clock=bench.clock)
+    spent = bench.now
+    with caplog.at_level(logging.INFO, logger="engines.choice"):
+        assert choose(question, bench.open_one, cache=cache, clock=bench.clock) == FAST
+    assert bench.now == spent
+    assert "out in the first round: lame fp32 4.00" in told(caplog)[-1]
+    assert told(caplog)[-1].endswith("measured before, delete with: mip-edge cache clear)")
+    cache.clear()
+    choose(question, bench.open_one, cache=cache, clock=bench.clock)
+    assert bench.now > spent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda question: replace(question, threads=2),
+        lambda question: replace(question, options={"hint": "throughput"}),
+        lambda question: replace(question, candidates=(FAST, LAME)),
+        lambda question: replace(question, runtimes={"fast": ("numpy", "onnxruntime")}),
+        lambda question: replace(
+            question,
+            bundle=replace(
+                question.bundle, manifest=replace(question.bundle.manifest, fingerprint="e" * 64)
+            ),
+        ),
+    ],
+    ids=["threads", "options", "candidates", "runtimes", "bundle"],
+)
+def test_another_question_is_measured_anew(
+    tmp_path: Path, change: Callable[[Question], Question]
+) -> None:
+    question = make_question(tmp_path, FAST, SLOW)
+    assert make_question(tmp_path, FAST, SLOW).key() == question.key()
+    assert change(question).key() != question.key()
+
+
+def test_another_machine_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = make_question(tmp_path, FAST, SLOW)
+    before = question.key()
+    monkeypatch.setattr("engines.choice.describe_machine", lambda: "another processor, 4 cores")
+    assert question.key() != before
+
+
+candidates = st.builds(
+    Candidate, st.sampled_from(["a", "b", "c"]), st.sampled_from(["fp32", "int8-fp16"])
+)
+
+
+@settings(max_examples=30)
+@given(
+    st.dictionaries(candidates, st.floats(0, 1e6), max_size=3),
+    st.dictionaries(candidates, st.floats(0, 1e6), max_size=3),
+    st.dictionaries(candidates, st.text(max_size=20), max_size=3),
+)
+def test_what_was_measured_is_read_back(
+    in_turn: dict[Candidate, float], behind: dict[Candidate, float], refused: dict[Candidate, str]
+) -> None:
+    found = Measured(in_turn, behind, refused)
+    assert Measured.from_bytes(found.to_bytes()) == found
