@@ -15,6 +15,7 @@ from engines.camera import CameraChoice, choose_camera
 from mip_edge import checkpoint
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.model.mip import MIP
+from mip_edge.model.straight import Straight
 from mip_edge.spec import EmbedderSpec, Embeddings, Modality
 
 _DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -38,6 +39,7 @@ class EagerBackend:
         dtype: str = "fp32",
         compile: bool = False,  # noqa: A002 - torch's own word
         cuda_graphs: bool = False,
+        straight: bool = False,
         fingerprint: str | None = None,
     ) -> None:
         _check_device(device, dtype, cuda_graphs)
@@ -54,7 +56,8 @@ class EagerBackend:
         self._dtype = _DTYPES[dtype]
         try:
             self._device = torch.device(device)
-            self._model = model.to(self._device).eval()
+            network = Straight(model) if straight else model
+            self._model = network.to(self._device).eval()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[0]
             raise EngineError(
@@ -80,11 +83,13 @@ class EagerBackend:
         dtype: str = "fp32",
         compile: bool = False,  # noqa: A002 - torch's own word
         cuda_graphs: bool = False,
+        straight: bool = False,
     ) -> EagerBackend:
         """Open one modality of a checkpoint; `threads` is torch's setting for the whole process.
 
         `dtype` is that of autocast; with `compile` opening takes minutes; `cuda_graphs` replays
-        one captured graph for each batch size. Raises: OptionError for what no device can do,
+        one captured graph for each batch size; `straight` computes every row that the published
+        code computes, for comparison. Raises: OptionError for what no device can do,
         EngineError for what this one cannot.
         """
         _check_device(device, dtype, cuda_graphs)
@@ -101,6 +106,7 @@ class EagerBackend:
             dtype=dtype,
             compile=compile,
             cuda_graphs=cuda_graphs,
+            straight=straight,
         )
 
     def embed(self, inputs: Inputs) -> Embeddings:

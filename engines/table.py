@@ -96,6 +96,7 @@ ENGINES: dict[str, EngineKind] = {
             "dtype": EngineOption(str, "of autocast; fp16 on CUDA only", ("fp32", "fp16", "bf16")),
             "compile": EngineOption(bool, "compile the network with torch.compile"),
             "cuda_graphs": EngineOption(bool, "capture one graph for each batch size; CUDA only"),
+            "straight": EngineOption(bool, "compute the published forward, dead work and all"),
         },
     ),
     "tensorrt": EngineKind(

@@ -30,11 +30,11 @@ from export.half import to_half
 from export.int8 import (
     RECORD_NAME,
     Quantized,
-    calibration_crops,
-    examine_graphs,
     format_record,
     make_int8,
 )
+from export.int8_crops import calibration_crops
+from export.int8_gate import examine_graphs
 from export.int8_speed import TimedPoint, time_points
 from export.options import ExportOptions
 from export.projection import learn_projections

@@ -1,7 +1,7 @@
 """INT8 graphs of an export: scales, what each map costs, and as many maps in INT8 as pass the gate.
 
 Everything in a bundle is the same from one export to the next; times are measured for
-`--report` alone.
+`--int8-report` alone.
 """
 
 from __future__ import annotations
@@ -10,37 +10,25 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
 from calibration.activations import Inputs, linear_maps
-from calibration.crops import (
-    CalibrationCrop,
-    draw_calibration,
-    list_crops,
-    read_calibration,
-)
+from calibration.crops import CalibrationCrop, list_crops
 from calibration.quantize import quantize
 from calibration.scales import Source, calibrate
 from calibration.sensitivity import Sensitivity, Switchboard, measure_losses, rate_maps
-from engines.parity import compare
-from export.accuracy import check_accuracy, embed_labelled, measure_accuracy
 from export.cost import count_products
-from export.in_memory import inputs_of, open_graphs
-from export.work import INT8, Examined, Work, modalities_of, rounded
-from mip_edge.artifact import Parity
-from mip_edge.embedder import Embedder
-from mip_edge.errors import CalibrationError, ParityError
-from mip_edge.preprocess import prepare
+from export.in_memory import inputs_of
+from export.int8_crops import calibration_batches
+from export.int8_gate import examine_graphs
+from export.work import INT8, Examined, Work, modalities_of
+from mip_edge.errors import ParityError
 from mip_edge.spec import Modality
 
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "calibration.json"
-MIN_TOP1 = 0.99
-MIN_MEAN_COSINE = 0.99
-_BATCH = 8
 _RATED_CROPS = 6
 """Crops of each light that sensitivity is measured on."""
 _DIGITS = 6
@@ -81,17 +69,15 @@ class Quantized:
 def make_int8(
     work: Work,
     graphs: Mapping[str, onnx.ModelProto],
-    crops: Sequence[CalibrationCrop] | None = None,
+    crops: Sequence[CalibrationCrop],
 ) -> Quantized:
     """Quantize the graphs of an export, which are smoothed in place, until they pass the gate.
 
-    `crops` are those of `calibration_crops`, where they were read before.
+    `crops` are those of `calibration_crops`.
     Raises: CalibrationError for crops that give no scales; ParityError if the gate does not hold
     with half of all maps in floating point, naming the worst.
     """
-    if crops is None:
-        crops = calibration_crops(work)
-    batches = {name: _batches(work, crops, modalities_of(work, name)) for name in graphs}
+    batches = {name: calibration_batches(work, crops, modalities_of(work, name)) for name in graphs}
     thresholds = calibrate(
         {name: Source(graph, batches[name]) for name, graph in graphs.items()},
         work.options.calibration,
@@ -151,67 +137,6 @@ def format_record(work: Work, quantized: Quantized) -> str:
         "crops": list_crops(quantized.crops),
     }
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def calibration_crops(work: Work) -> list[CalibrationCrop]:
-    """Training crops of both lights; drawn ones for a model that learned from drawn people.
-
-    Raises: CalibrationError where there are none, or such that the gate examines; OptionError and
-    DatasetError for data that are not what they should be.
-    """
-    options, training = work.options, work.record.get("training") or {}
-    if options.calibrate is not None:
-        data = training.get("data")
-        names = data.get("names", ()) if isinstance(data, dict) else ()
-        found = read_calibration(
-            options.calibrate,
-            options.dataset,
-            split=options.split,
-            count=options.calibration.crops,
-            seed=options.calibration.seed,
-            trained=names,
-        )
-        _refuse_examined(work, options.calibrate, found)
-        return found
-    pretrained = training.get("pretrain")
-    if not isinstance(pretrained, dict) or "seed" not in pretrained:
-        raise CalibrationError(
-            "--int8 needs crops of people that the model learned from, to find its scales; give "
-            "them with --calibrate DATA (a data set as --dataset says, or a folder with `visible` "
-            "and `infrared` crops)"
-        )
-    logger.info("the model learned from synthetic people alone: calibrating on such people")
-    return draw_calibration(
-        options.calibration.crops, int(pretrained["seed"]), work.model.options.image_size
-    )
-
-
-def _refuse_examined(work: Work, root: Path, crops: Sequence[CalibrationCrop]) -> None:
-    """Raises: CalibrationError for a crop that --data has in its query or gallery."""
-    if work.dataset is None:
-        return
-    examined = {one.path.resolve() for one in (*work.dataset.query, *work.dataset.gallery)}
-    for crop in crops:
-        if (root / crop.name).resolve() in examined:
-            raise CalibrationError(
-                f"{root / crop.name} is a query or gallery crop of --data, the examination; scales "
-                "are found on training people only. Give --calibrate their train part"
-            )
-
-
-def _batches(
-    work: Work, crops: Sequence[CalibrationCrop], taken: tuple[Modality, ...]
-) -> list[Inputs]:
-    """What one graph is calibrated on: the crops of its light, or of both."""
-    batches: list[Inputs] = []
-    for modality in taken:
-        mine = [crop.crop for crop in crops if crop.modality is modality]
-        prepared = prepare(mine, work.specs[modality])
-        batches += [
-            inputs_of(prepared[start : start + _BATCH], modality, taken)
-            for start in range(0, len(prepared), _BATCH)
-        ]
-    return batches
 
 
 def _rated(work: Work, taken: tuple[Modality, ...]) -> list[Inputs]:
@@ -293,48 +218,6 @@ def _refusal(reason: str, order: Sequence[str], most: int) -> str:
         "crops (--calibration-crops), another --calibration-method, or export without --int8; "
         "nothing was written"
     )
-
-
-def examine_graphs(work: Work, graphs: Mapping[str, onnx.ModelProto], precision: str) -> Examined:
-    """The gate of a precision for graphs in memory: accuracy where crops are labelled, else the
-    order and the angle of embeddings.
-
-    Raises: ParityError naming graph, figure and bar.
-    """
-    taken = {name: modalities_of(work, name) for name in graphs}
-    engines = open_graphs(graphs, taken, work.specs)
-    with Embedder(work.specs, engines=engines) as embedder:
-        parity = {
-            modality: rounded(
-                compare(examination.reference, engines[modality].embed(examination.batch))
-            )
-            for modality, examination in work.examinations.items()
-        }
-        if work.accuracy is None or work.dataset is None:
-            for modality, one in parity.items():
-                _check_order(one, f"the {precision} graph of {modality.value} crops")
-            return Examined(parity, None)
-        embedded = embed_labelled(embedder, work.dataset)
-    accuracy = measure_accuracy(embedded, work.dataset, work.options.dataset)
-    check_accuracy(
-        work.accuracy, accuracy, max_drop=work.options.max_drop, graph=f"the {precision} export"
-    )
-    return Examined(parity, accuracy)
-
-
-def _check_order(parity: Parity, what: str) -> None:
-    """The bars where nobody labelled the crops; one crop may always have another neighbour."""
-    # Rounded as the figure is: 35 of 36 is one crop.
-    one_crop = round(1 - 1 / parity.crops, _DIGITS)
-    for name, found, least in (
-        ("same top-1", parity.top1_agreement, min(MIN_TOP1, one_crop)),
-        ("mean cosine", parity.mean_cosine, MIN_MEAN_COSINE),
-    ):
-        if not found >= least:
-            raise ParityError(
-                f"{what} has {name} {found:.4f} with float32 on {parity.crops} crops, expected at "
-                f"least {least:.4f} (no labelled --data was given)"
-            )
 
 
 def _round(value: float) -> float:

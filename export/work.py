@@ -37,7 +37,7 @@ UNIFIED = "unified"
 _SAME_SPACE = 0.99
 """Share of the variance that a projection must keep for cosines to stay what they were: at 0.99
 and more they moved by at most 0.01 on synthetic people."""
-_DECIMALS = 6
+DECIMALS = 6
 """Parity is written to this precision: below it, the order of a sum decides."""
 
 
@@ -280,7 +280,7 @@ def rounded(parity: Parity) -> Parity:
     """Parity as it is written down, so that two exports are equal."""
     return replace(
         parity,
-        smallest_cosine=round(parity.smallest_cosine, _DECIMALS),
-        mean_cosine=round(parity.mean_cosine, _DECIMALS),
-        top1_agreement=round(parity.top1_agreement, _DECIMALS),
+        smallest_cosine=round(parity.smallest_cosine, DECIMALS),
+        mean_cosine=round(parity.mean_cosine, DECIMALS),
+        top1_agreement=round(parity.top1_agreement, DECIMALS),
     )

@@ -39,13 +39,21 @@ class Run:
 def open_reference(
     bundle: Bundle, modality: Modality, options: BenchmarkOptions, checkpoint: str | Path
 ) -> Engine:
-    """PyTorch on the checkpoint that the bundle was made of. Raises: OptionError for another."""
+    """PyTorch on the checkpoint of the bundle, computing what the published code computes.
+
+    `--engine-option torch.straight=false` leaves its dead work out. Raises: OptionError for another
+    checkpoint.
+    """
     reference = open_engine(
         checkpoint,
         modality=modality,
         engine="torch",
         threads=options.threads,
-        **{"camera": bundle.manifest.camera[modality], **options.options_of("torch")},
+        **{
+            "camera": bundle.manifest.camera[modality],
+            "straight": True,
+            **options.options_of("torch"),
+        },
     )
     # With a projection the bundle's own fingerprint is another than that of its checkpoint.
     made_of = bundle.manifest.checkpoint or bundle.manifest.fingerprint

@@ -166,6 +166,11 @@ def _notes(benchmark: Benchmark) -> list[str]:
             "cos min, mean, Rank-1, mAP: of the graph as measured at its export, and not of the "
             "engine that ran it here"
         )
+    if any(one.engine == "torch" for one in benchmark.timings):
+        lines.append(
+            "torch: the checkpoint as the published code computes it, dead work and all (without "
+            "it: --engine-option torch.straight=false)"
+        )
     if benchmark.engine_options:
         lines.append(
             f"engine options: {', '.join(benchmark.engine_options)}; precision is that of the "

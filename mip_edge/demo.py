@@ -152,7 +152,7 @@ def run_demo(
     report.figures["bundle"] = evaluate_model(bundle, data, picture=folder / "ranked.png")
     tell(_rates("bundle, ONNX Runtime", report.figures["bundle"]))
 
-    clock.start("Timing PyTorch and ONNX Runtime in turn, on this machine")
+    clock.start("Timing the published forward in PyTorch and ours in ONNX Runtime, in turn")
     report.timings = benchmark(bundle, BenchmarkOptions(threads=options.threads), checkpoint=best)
     for timing in report.timings:
         tell(

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from engines.table import open_engine  # noqa: E402 - only where torch is
 from mip_edge.errors import EngineError, OptionError  # noqa: E402
+from mip_edge.model.straight import Straight  # noqa: E402
 from mip_edge.spec import Batch, Embeddings, Modality  # noqa: E402
 
 GPU = torch.cuda.is_available()
@@ -29,6 +30,23 @@ def embed(checkpoint: Path, crops: Batch, **options: Any) -> Embeddings:
         checkpoint, modality=Modality.VISIBLE, engine="torch", threads=1, **options
     ) as engine:
         return engine.embed(crops)
+
+
+def test_the_published_forward_gives_the_same_with_more_work(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = make_crops(3)
+    plain = embed(tiny_checkpoint, crops)
+    ran = []
+    forward = Straight.forward
+
+    def count(self: Straight, *inputs: Any, **named: Any) -> Any:
+        ran.append(True)
+        return forward(self, *inputs, **named)
+
+    monkeypatch.setattr(Straight, "forward", count)
+    np.testing.assert_allclose(embed(tiny_checkpoint, crops, straight=True), plain, atol=2e-6)
+    assert ran
 
 
 def test_bf16_is_near_float32_but_not_the_same(tiny_checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ from calibration.scales import CalibrationOptions
 from calibration.sensitivity import Sensitivity
 from engines.parity import cosines
 from engines.table import find_missing
-from export import bundle, int8
+from export import bundle, int8, int8_crops, int8_gate
 from export.bundle import export_bundle
 from export.cost import count_products
 from export.gate import collect_crops
@@ -193,8 +193,8 @@ def test_a_graph_that_loses_too_much_is_refused_and_names_the_worst_maps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(int8, "MIN_MEAN_COSINE", 1.1)
-    monkeypatch.setattr(int8, "MIN_TOP1", 0.0)
+    monkeypatch.setattr(int8_gate, "MIN_MEAN_COSINE", 1.1)
+    monkeypatch.setattr(int8_gate, "MIN_TOP1", 0.0)
     options = ExportOptions(layout="unified", int8=True, calibrate=calibration_folder)
     with pytest.raises(ParityError) as caught:
         export_bundle(tiny_checkpoint, tmp_path / "deep" / "bundle", options)
@@ -277,10 +277,10 @@ def test_without_labels_one_crop_may_have_another_neighbour(
 ) -> None:
     parity = Parity(smallest_cosine=0.9, mean_cosine=mean, top1_agreement=top1, crops=crops)
     if words is None:
-        int8._check_order(parity, "the int8 graph of visible crops")
+        int8_gate._check_order(parity, "the int8 graph of visible crops")
         return
     with pytest.raises(ParityError, match=f"^the int8 graph of visible crops has {words}"):
-        int8._check_order(parity, "the int8 graph of visible crops")
+        int8_gate._check_order(parity, "the int8 graph of visible crops")
 
 
 def test_a_file_may_be_a_hundredth_of_cosine_from_its_graph_in_memory() -> None:
@@ -307,7 +307,7 @@ def work_of(training: Mapping[str, object], **options: object) -> SimpleNamespac
 )
 def test_a_model_of_real_people_needs_their_crops(training: dict[str, object]) -> None:
     with pytest.raises(CalibrationError) as caught:
-        int8.calibration_crops(work_of(training))  # type: ignore[arg-type]
+        int8_crops.calibration_crops(work_of(training))  # type: ignore[arg-type]
     message = str(caught.value)
     assert "--int8 needs crops of people that the model learned from" in message
     assert "give them with --calibrate DATA" in message
@@ -318,10 +318,10 @@ def test_a_model_of_drawn_people_is_calibrated_on_people_of_its_own_world() -> N
     """Not on those of the comparison, which come from another."""
     calibration = CalibrationOptions(crops=4)
     work = work_of({"pretrain": {"seed": 7}}, calibration=calibration)
-    names = [crop.name for crop in int8.calibration_crops(work)]  # type: ignore[arg-type]
+    names = [crop.name for crop in int8_crops.calibration_crops(work)]  # type: ignore[arg-type]
     assert names == 2 * ["synthetic person 0 of world 7", "synthetic person 1 of world 7"]
     examined = collect_crops(None, None, Modality.VISIBLE, drawn=2)
-    for crop in int8.calibration_crops(work):  # type: ignore[arg-type]
+    for crop in int8_crops.calibration_crops(work):  # type: ignore[arg-type]
         assert not any(np.array_equal(crop.crop, one.crop) for one in examined)
 
 
@@ -332,17 +332,17 @@ def test_only_people_in_the_names_of_the_checkpoint_are_calibrated_on(tmp_path: 
     )
     learned = {"data": {"names": ["00001", "00002"]}}
     work = work_of(learned, calibrate=tmp_path / "data")
-    crops = int8.calibration_crops(work)  # type: ignore[arg-type]
+    crops = int8_crops.calibration_crops(work)  # type: ignore[arg-type]
     assert {crop.identity for crop in crops} == {"00001", "00002"}
 
 
 def test_crops_that_the_gate_examines_are_refused(calibration_folder: Path) -> None:
     work = work_of({}, calibrate=calibration_folder)
-    assert int8.calibration_crops(work)  # type: ignore[arg-type]
+    assert int8_crops.calibration_crops(work)  # type: ignore[arg-type]
     query = [Sample(calibration_folder / "visible" / "03.png", "a", Modality.VISIBLE)]
     work.dataset = Dataset(query=query)
     with pytest.raises(CalibrationError, match=r"03\.png is a query or gallery crop of --data"):
-        int8.calibration_crops(work)  # type: ignore[arg-type]
+        int8_crops.calibration_crops(work)  # type: ignore[arg-type]
 
 
 # The command line
