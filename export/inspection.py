@@ -97,6 +97,9 @@ def format_inspection(inspection: Inspection) -> str:
         lines += [
             f"  {part:<9} {macs:>15,} {macs / max(one.cost.macs, 1):>7.2%}" for part, macs in rows
         ]
+        if one.cost.int8_macs:
+            share = one.cost.int8_macs / one.cost.macs
+            lines.append(f"  {'in INT8':<9} {one.cost.int8_macs:>15,} {share:>7.2%}")
         lines.append(
             f"  weights {one.cost.weight_bytes / 1e6:.2f} MB, peak of activations "
             f"{one.cost.peak_activation_bytes / 1e6:.2f} MB a crop, {one.nodes} operators"
@@ -137,6 +140,7 @@ def _compare(counted: Cost, told: Cost | None) -> Sequence[str]:
         return ["the manifest tells no cost"]
     pairs = [
         ("MACs", told.macs, counted.macs),
+        ("MACs in INT8", told.int8_macs, counted.int8_macs),
         *(
             (f"MACs of {part}", told.parts.get(part, 0), counted.parts.get(part, 0))
             for part in dict.fromkeys([*counted.parts, *told.parts])

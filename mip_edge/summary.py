@@ -54,7 +54,7 @@ def _precisions(manifest: Manifest) -> Iterator[str]:
         if precision.int8_share:
             yield f"  {_row('in INT8', f'{precision.int8_share:.1%} of all operations')}"
         if name != "fp32":
-            yield f"  {_row('kept', ', '.join(precision.kept_float32) or 'nothing')}"
+            yield f"  {_row('more bits', ', '.join(precision.kept_float32) or 'nothing')}"
 
 
 def _graph(modality: Modality, graph: Graph) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from export import bundle, int8, int8_crops, int8_gate
 from export.bundle import export_bundle
 from export.cost import count_products
 from export.gate import collect_crops
+from export.inspection import _compare, format_inspection, inspect_bundle
 from export.options import ExportOptions
 from export.work import Examined
 from mip_edge.artifact import Parity, open_bundle
@@ -455,3 +457,17 @@ def test_calibration_and_report_belong_to_int8(option: dict[str, Path]) -> None:
 def test_the_published_graph_has_no_int8() -> None:
     with pytest.raises(OptionError, match="--surgery none is the published graph.* without --int8"):
         ExportOptions(int8=True, surgery="none")
+
+
+def test_inspect_counts_what_runs_in_int8_and_finds_a_manifest_that_lies(
+    tiny_int8_bundle: Path,
+) -> None:
+    inspection = inspect_bundle(tiny_int8_bundle)
+    shares = {one.precision: one.cost.int8_macs / one.cost.macs for one in inspection.graphs}
+    assert shares["fp32"] == shares["fp16"] == 0
+    assert 0.2 < shares["int8"] == shares["int8-fp16"] < 1
+    assert not any(one.differences for one in inspection.graphs)
+    assert format_inspection(inspection).count("in INT8") == 4
+    counted = inspection.graphs[-1].cost
+    (difference,) = _compare(counted, replace(counted, int8_macs=7))
+    assert difference == f"the manifest tells 7 MACs in INT8, the graph has {counted.int8_macs:,}"
