@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
 from calibration.ranges import BINS, Histogram
+from engines.ort import open_graph
 from mip_edge.errors import CalibrationError
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -91,12 +91,7 @@ def _run(
     told.graph.output.extend(
         helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(tensors)
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        told.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_graph(told.SerializeToString())
     names = list(dict.fromkeys(tensors))
     empty = True
     for batch in batches:

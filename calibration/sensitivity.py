@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.activations import Inputs, linear_maps
 from calibration.ranges import LEVELS
+from engines.ort import open_graph
 from mip_edge.spec import Embeddings
 
 Choice = TypeVar("Choice", bound=Hashable)
@@ -46,14 +46,7 @@ class Switchboard:
             path: round_weight(numpy_helper.to_array(constants[node.input[1]]))
             for path, node in maps.items()
         }
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            _switched(graph, thresholds).SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        self._session = open_graph(_switched(graph, thresholds).SerializeToString())
 
     def embed(self, batch: Inputs, quantized: Collection[str] = ()) -> Embeddings:
         """(N, D) with the maps of `quantized` in INT8 and all others in float32."""

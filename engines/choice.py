@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from rich.progress import Progress
 from engines.base import Engine
 from engines.cache import EngineCache, EngineKey
 from engines.machine import describe_machine, module_version
+from engines.turns import time_calls
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError
 from mip_edge.spec import Batch
@@ -202,13 +204,11 @@ def _time_in_turn(
     crops: Batch = rng.integers(0, 256, (BATCH, *shape), dtype=np.uint8)
     for engine in engines.values():
         engine.embed(crops)
-    spent: dict[Candidate, list[float]] = {candidate: [] for candidate in engines}
-    for _ in rounds:
-        for candidate, engine in engines.items():
-            start = clock()
-            engine.embed(crops)
-            spent[candidate].append(1000 * (clock() - start) / BATCH)
-    return {candidate: statistics.median(times) for candidate, times in spent.items()}
+    spent = time_calls([partial(one.embed, crops) for one in engines.values()], rounds, clock)
+    return {
+        candidate: statistics.median(times) / BATCH
+        for candidate, times in zip(engines, spent, strict=True)
+    }
 
 
 def _ranked(milliseconds: Mapping[Candidate, float]) -> str:

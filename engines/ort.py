@@ -20,6 +20,15 @@ _PROVIDERS = {
 _WAY = "or choose --engine-option provider=cpu"
 
 
+def open_graph(graph: bytes, *, optimise: bool = True) -> onnxruntime.InferenceSession:
+    """A CPU session of a serialized graph with its weights inside, for those who calibrate or
+    compare; without `optimise` every node runs as it stands."""
+    options = _quiet()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 class OrtBackend:
     """One inference session."""
 
@@ -38,11 +47,8 @@ class OrtBackend:
     ) -> None:
         self.specs = source.specs_with(modality)
         asked = _choose_provider(provider, device_id, share_weights)
-        options = onnxruntime.SessionOptions()
+        options = _quiet()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
-        # Spinning threads of two sessions in turn take the cores from each other.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if share_weights:
             # The runtime maps the weight file, and then packs most of it into memory of its own.
             # Without that it computes on the mapped pages, which all sessions of a file share.
@@ -111,6 +117,15 @@ class OrtBackend:
     def close(self) -> None:
         """Drop the session."""
         del self._session
+
+
+def _quiet() -> onnxruntime.SessionOptions:
+    """No warnings, and no thread that spins."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Spinning threads of two sessions in turn take the cores from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _choose_provider(

@@ -14,6 +14,7 @@ from torch import nn
 from engines.base import Engine
 from engines.eager import EagerBackend
 from engines.parity import compare, cosines
+from export.in_memory import inputs_of
 from export.projection import Projection
 from export.simulate import open_plain
 from mip_edge.artifact import Parity
@@ -101,18 +102,19 @@ def run_module(module: nn.Module, examination: Examination, row: int | None) -> 
     return embeddings
 
 
-def run_graph(graph: onnx.ModelProto, examination: Examination, row: int | None) -> Embeddings:
-    """What a graph with its weights inside gives, node by node; `row` for a unified one."""
+def run_graph(
+    graph: onnx.ModelProto,
+    examination: Examination,
+    modality: Modality,
+    taken: tuple[Modality, ...],
+) -> Embeddings:
+    """What a graph of the lights `taken` gives of one of them, node by node; weights inside."""
     session = open_plain(graph)
-    parts = []
-    for start in range(0, len(examination.batch), _BATCH):
-        images = examination.batch[start : start + _BATCH]
-        inputs = {"images": images}
-        if row is not None:
-            inputs["images"] = np.repeat(images, 3 // images.shape[3], axis=3)
-            inputs["modality"] = np.full(len(images), row)
-        parts.append(session.run(["embeddings"], inputs)[0])
-    return np.concatenate(parts)
+    batches = (
+        inputs_of(examination.batch[start : start + _BATCH], modality, taken)
+        for start in range(0, len(examination.batch), _BATCH)
+    )
+    return np.concatenate([session.run(["embeddings"], dict(one))[0] for one in batches])
 
 
 def collect_crops(

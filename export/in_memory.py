@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 
 from engines.base import Engine, Inputs
+from engines.ort import open_graph
 from mip_edge.spec import Batch, EmbedderSpec, Embeddings, Modality
 
 
@@ -18,17 +19,10 @@ class MemoryBackend:
 
     max_batch = 32
 
-    def __init__(
-        self, graph: onnx.ModelProto, specs: Mapping[Modality, EmbedderSpec], threads: int = 0
-    ) -> None:
+    def __init__(self, graph: onnx.ModelProto, specs: Mapping[Modality, EmbedderSpec]) -> None:
         self.specs = specs
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_graph(graph.SerializeToString())
+        self._session: onnxruntime.InferenceSession | None = session
 
     def embed(self, inputs: Inputs) -> Embeddings:
         """(N, D) in memory of its own."""

@@ -93,8 +93,9 @@ def make_int8(
     losses = measure_losses(
         _boards(work, graphs, thresholds), {count: set(order[count:]) for count in counts}
     )
+    shares = _shares(graphs)
     points = tuple(
-        Point(count, round(_share(graphs, set(order[count:])), 4), round(loss, _DIGITS))
+        Point(count, round(sum(shares[path] for path in order[count:]), 4), round(loss, _DIGITS))
         for count, loss in losses.items()
     )
     return Quantized(
@@ -168,14 +169,16 @@ def _paths(graphs: Mapping[str, onnx.ModelProto]) -> list[str]:
     return list(linear_maps(next(iter(graphs.values()))))
 
 
-def _share(graphs: Mapping[str, onnx.ModelProto], chosen: set[str]) -> float:
-    """Of all multiply-accumulates of the graphs, those of the chosen maps."""
-    counted = in_int8 = 0
+def _shares(graphs: Mapping[str, onnx.ModelProto]) -> dict[str, float]:
+    """Of all multiply-accumulates of the graphs, those of each map."""
+    counted = 0
+    macs = dict.fromkeys(_paths(graphs), 0)
     for graph in graphs.values():
-        products, maps = count_products(graph), linear_maps(graph)
+        products = count_products(graph)
         counted += sum(products.values())
-        in_int8 += sum(products[maps[path].name] for path in chosen)
-    return in_int8 / counted
+        for path, node in linear_maps(graph).items():
+            macs[path] += products[node.name]
+    return {path: one / counted for path, one in macs.items()}
 
 
 def _steps(maps: int) -> set[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from calibration.quantize import quantize
-from engines.base import Inputs
+from engines.turns import time_calls
 from export.in_memory import MemoryBackend, inputs_of
 from export.int8 import Point, Quantized
 from export.work import Work, modalities_of
@@ -54,24 +55,12 @@ def time_points(
     for point in quantized.points:
         made = quantize(graph, quantized.thresholds[name], keep=order[: point.kept])
         backend = MemoryBackend(made, specs)
-        spent = _in_turn([plain, backend], inputs, clock)
+        calls = [partial(one.embed, inputs) for one in (plain, backend)]
+        for warm_up in calls:
+            warm_up()
+        spent = time_calls(calls, range(_REPEATS), clock)
         backend.close()
         chosen = point.kept == len(quantized.kept)
-        timed.append(TimedPoint(point, chosen, *(statistics.median(one) for one in spent)))
+        timed.append(TimedPoint(point, chosen, *(statistics.median(one) / _BATCH for one in spent)))
     plain.close()
     return timed
-
-
-def _in_turn(
-    backends: Sequence[MemoryBackend], inputs: Inputs, clock: Callable[[], float]
-) -> list[list[float]]:
-    """Milliseconds a crop of each backend, round by round."""
-    for backend in backends:
-        backend.embed(inputs)
-    spent: list[list[float]] = [[] for _ in backends]
-    for _ in range(_REPEATS):
-        for times, backend in zip(spent, backends, strict=True):
-            start = clock()
-            backend.embed(inputs)
-            times.append(1000 * (clock() - start) / _BATCH)
-    return spent

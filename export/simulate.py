@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from engines.ort import open_graph
 from engines.parity import cosines
 from export.half import KINDS, MOVING, PRODUCTS, convert, kept_names, named, tensor_types, to_half
 from mip_edge.errors import OptionError, ParityError
@@ -120,14 +121,8 @@ def simulate(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def open_plain(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A session of a graph with its weights inside that runs every node as it stands."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # No optimisation: every rounding stays where it is.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_graph(graph.SerializeToString(), optimise=False)
 
 
 class _Search:

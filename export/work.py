@@ -18,6 +18,7 @@ from export.accuracy import DimensionRow, read_labelled
 from export.cost import GraphSize
 from export.form import form_of
 from export.gate import Examination, run_graph, run_module
+from export.in_memory import inputs_of
 from export.options import ExportOptions
 from export.projection import Projection, fold
 from export.room import check_room
@@ -186,10 +187,10 @@ def make_half(
             keep = report.keep
         settled = keep == before or len(graphs) == 1
     for name, graph in half.items():
-        for modality in modalities_of(work, name):
+        taken, simulated = modalities_of(work, name), simulate(graph)
+        for modality in taken:
             examination = work.examinations[modality]
-            row = modality.row if work.options.layout == UNIFIED else None
-            candidate = run_graph(simulate(graph), examination, row)
+            candidate = run_graph(simulated, examination, modality, taken)
             work.simulated[modality] = rounded(
                 examination.check(
                     candidate,
@@ -208,15 +209,8 @@ def _joined(
     examined = [work.examinations[modality] for modality in taken]
     if len(taken) == 1:
         return examined[0].batch, None, examined[0].reference
-    batch = np.concatenate(
-        [np.broadcast_to(one.batch, (*one.batch.shape[:3], 3)) for one in examined]
-    )
-    rows = np.concatenate(
-        [
-            np.full(len(one.batch), modality.row)
-            for modality, one in zip(taken, examined, strict=True)
-        ]
-    )
+    inputs = [inputs_of(work.examinations[one].batch, one, taken) for one in taken]
+    batch, rows = (np.concatenate([one[name] for one in inputs]) for name in ("images", "modality"))
     return batch, rows, np.concatenate([one.reference for one in examined])
 
 

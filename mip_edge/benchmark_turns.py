@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from engines.base import Engine
+from engines.turns import time_calls
 from mip_edge.errors import OptionError
 from mip_edge.spec import Batch
 
@@ -39,13 +41,8 @@ def time_in_turn(
     for engine in engines:
         for _ in range(WARM_UPS):
             engine.embed(crops)
-    spent: list[list[float]] = [[] for _ in engines]
-    for _ in rounds:
-        for milliseconds, engine in zip(spent, engines, strict=True):
-            start = clock()
-            engine.embed(crops)
-            milliseconds.append(1000 * (clock() - start) / batch)
-    return np.array(spent)
+    calls = [partial(engine.embed, crops) for engine in engines]
+    return np.array(time_calls(calls, rounds, clock)) / batch
 
 
 def show_progress() -> Progress:

@@ -9,36 +9,13 @@ import pytest
 
 from mip_edge.benchmark_result import Benchmark, Timing
 from mip_edge.errors import OutputError
+from tests.mip_edge.timings import FP32
 
 pytest.importorskip("matplotlib", reason="pictures need [train]")
 
 from mip_edge import benchmark_chart as module
 from mip_edge.benchmark_chart import check_plots, draw_plots
 
-FP32 = Timing(
-    engine="onnxruntime",
-    precision="fp32",
-    modality="visible",
-    batch=1,
-    share_weights=False,
-    calls=20,
-    p50_ms=8,
-    p95_ms=9,
-    p99_ms=10,
-    fastest_ms=7,
-    median_ms=8,
-    crops_s=125,
-    speedup=1,
-    speedup_fp32=1,
-    macs=1,
-    macs_s=1,
-    int8_macs=0,
-    ceiling_share=None,
-    rank1=None,
-    mean_ap=None,
-    smallest_cosine=1.0,
-    mean_cosine=1.0,
-)
 INT8 = replace(FP32, precision="int8", median_ms=2, crops_s=500, smallest_cosine=0.9985)
 TORCH = replace(FP32, engine="torch", median_ms=16, crops_s=62, smallest_cosine=None)
 

@@ -7,33 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from mip_edge.benchmark_result import Benchmark, LeftOut, Opening, Timing
+from mip_edge.benchmark_result import Benchmark, LeftOut, Opening
 from mip_edge.benchmark_table import check_markdown, format_benchmark, format_markdown, tabulate
 from mip_edge.ceiling import Ceiling
 from mip_edge.errors import OutputError
 from mip_edge.memory import Memory
+from tests.mip_edge.timings import FP32
 
-TORCH = Timing(
+TORCH = replace(
+    FP32,
     engine="torch",
-    precision="fp32",
-    modality="visible",
     batch=8,
-    share_weights=False,
-    calls=20,
     p50_ms=1713.25,
     p95_ms=1800.5,
     p99_ms=1811.0,
     fastest_ms=1700.0,
     median_ms=214.16,
     crops_s=4.67,
-    speedup=1.0,
-    speedup_fp32=1.0,
     macs=None,
     macs_s=None,
     int8_macs=None,
-    ceiling_share=None,
-    rank1=None,
-    mean_ap=None,
     smallest_cosine=None,
     mean_cosine=None,
 )

@@ -51,6 +51,14 @@ def commands(title: str = "## From a folder of crops") -> list[list[str]]:
     return [shlex.split(line)[1:] for line in joined.splitlines() if "mip-edge" in line]
 
 
+def lay_out(checkpoint: Path, *, people: int) -> None:
+    """What the first section leaves behind: trained weights, and the data they learned from."""
+    Path("runs/mine").mkdir(parents=True)
+    shutil.copy(checkpoint, "runs/mine/best.safetensors")
+    sizes = DatasetOptions(train_identities=people, test_identities=4, crops=2, image_size=(64, 32))
+    write_dataset(Path("data"), sizes)
+
+
 def test_the_readme_walks_from_a_folder_of_crops_to_live_cameras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,12 +99,7 @@ def test_the_readme_exports_in_every_way_it_names(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("runs/mine").mkdir(parents=True)
-    shutil.copy(tiny_checkpoint, "runs/mine/best.safetensors")
-    write_dataset(
-        Path("data"),
-        DatasetOptions(train_identities=70, test_identities=4, crops=2, image_size=(64, 32)),
-    )
+    lay_out(tiny_checkpoint, people=70)
     asked = commands("## Export: the same function")
     kinds = ["export"] * 5 + ["inspect", "bundle", "bundle", "benchmark", "benchmark-export"]
     assert [command[0] for command in asked] == kinds
@@ -120,12 +123,7 @@ def test_the_readme_quantizes_times_and_builds(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("runs/mine").mkdir(parents=True)
-    shutil.copy(tiny_checkpoint, "runs/mine/best.safetensors")
-    write_dataset(
-        Path("data"),
-        DatasetOptions(train_identities=8, test_identities=4, crops=2, image_size=(64, 32)),
-    )
+    lay_out(tiny_checkpoint, people=8)
     asked = commands("## INT8 and engines")
     assert [one[0] for one in asked] == [
         "export",
