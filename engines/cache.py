@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import mmap
 import os
 import re
 import time
@@ -41,6 +42,8 @@ _UNITS = {
     **dict.fromkeys(("T", "TB"), 10**12),
 }  # fmt: skip
 
+_Load = Callable[[Path], "bytes | mmap.mmap"]
+
 
 class EngineCache:
     """Bytes by key in one folder, safe with several processes at once."""
@@ -70,11 +73,35 @@ class EngineCache:
         `what` and of another graph, version or driver is replaced. `spec` is written down beside.
         Raises: OutputError if the folder cannot be written; what `build` raises goes through.
         """
-        content, _ = self._read(key)
+        return bytes(self._get(key, build, what, spec, Path.read_bytes))
+
+    def map(
+        self,
+        key: EngineKey,
+        build: Callable[[], bytes],
+        *,
+        what: str,
+        spec: Mapping[str, Any] | None = None,
+    ) -> bytes | mmap.mmap:
+        """The same, but what is there already is mapped instead of read: for what is large.
+
+        The mapping is private and survives the removal of its entry. Raises: as `get`.
+        """
+        return self._get(key, build, what, spec, _map)
+
+    def _get(
+        self,
+        key: EngineKey,
+        build: Callable[[], bytes],
+        what: str,
+        spec: Mapping[str, Any] | None,
+        load: _Load,
+    ) -> bytes | mmap.mmap:
+        content, _ = self._read(key, load)
         if content is not None:
             return content
         with self._locked(key, what):
-            content, damage = self._read(key)  # another process may have built it meanwhile
+            content, damage = self._read(key, load)  # another may have built it meanwhile
             if content is not None:
                 return content
             logger.info("%s", self._reason(key, what, damage))
@@ -91,7 +118,7 @@ class EngineCache:
             self._write(key, content, what, spec)
         self._tidy(key, what)
 
-    def _discard(self, key: EngineKey) -> None:
+    def discard(self, key: EngineKey) -> None:
         """Remove one entry, if it is there."""
         path = self._told(key.digest())
         for file in (path, path.with_suffix(BYTES)):  # without its JSON the rest is no entry
@@ -126,14 +153,14 @@ class EngineCache:
         self._make_root()
         return self.root / f"{name}{_TIMING}"
 
-    def _read(self, key: EngineKey) -> tuple[bytes | None, str]:
+    def _read(self, key: EngineKey, load: _Load) -> tuple[bytes | mmap.mmap | None, str]:
         """The bytes, or None and what is wrong with them; no words if they were never there."""
         told = self._told(key.digest())
         try:
             entry = read_entry(told)
             if entry.key != key:
                 return None, f"{told} is of another key"
-            content = entry.path.read_bytes()
+            content = load(entry.path)
         except FileNotFoundError:
             return None, f"{told.with_suffix(BYTES)} is missing" if told.exists() else ""
         except OSError as error:
@@ -189,7 +216,7 @@ class EngineCache:
             if not replaced:
                 room -= entry.bytes
             if replaced or room < 0:
-                self._discard(entry.key)
+                self.discard(entry.key)
         for path in self._files():
             whole = path.suffix in (TOLD, _TIMING) or path.with_suffix(TOLD).is_file()
             with contextlib.suppress(OSError):
@@ -266,6 +293,15 @@ def default_limit() -> int:
     if match is None or float(match[1]) == 0:
         raise OptionError(f"{LIMIT_VARIABLE} must be a size such as 500MB or 4GB, got {text!r}")
     return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Writable for this process alone, as runtimes want what they share.
+
+    Raises: OSError; ValueError for an empty file.
+    """
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def _replaces(newer: EngineKey, older: EngineKey) -> bool:

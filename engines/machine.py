@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterable
@@ -12,10 +13,23 @@ from pathlib import Path
 
 def describe_machine() -> str:
     """Processor, cores that this process may use, and NVIDIA GPUs with their driver, in words."""
-    told = [f"{_processor()}, {_cores()} cores"]
+    told = [f"{_processor()}, {count_cores()} cores"]
     told += _matching(Path("/proc/driver/nvidia/gpus").glob("*/information"), "Model")
     told += _matching([Path("/proc/driver/nvidia/version")], "NVRM version")
     return "; ".join(told)
+
+
+def digest_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Eight hexadecimal digits of the instruction sets that the processor has.
+
+    Its name alone tells little: two generations may both be `AMD EPYC`. `unknown` where the system
+    does not tell.
+    """
+    # as Linux calls them on x86-64 and on Arm
+    listed = _matching([cpuinfo], "flags") or _matching([cpuinfo], "Features")
+    if not listed:
+        return "unknown"
+    return hashlib.sha256(" ".join(sorted(listed[0].split())).encode()).hexdigest()[:8]
 
 
 def module_version(module: str) -> str:
@@ -40,7 +54,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def count_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -9,6 +9,7 @@ import numpy as np
 import openvino
 
 from engines.base import Inputs
+from engines.ov_cache import CompiledGraph, is_cached, open_cached
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.spec import Embeddings, Modality
@@ -33,8 +34,10 @@ class OvBackend:
         hint: str = "latency",
         dtype: str = "f32",
         device: str = "CPU",
+        cache: bool | None = None,
     ) -> None:
         self.specs = source.specs_with(modality)
+        cached = is_cached(cache, device=device, precision=precision, dtype=dtype)
         core = openvino.Core()
         _check_device(core, device, dtype)
         # Without this hint the plugin takes bf16 where the CPU has it, and parity is gone.
@@ -51,11 +54,29 @@ class OvBackend:
             # OpenVINO 2026.4 joins softmax and product into one kernel that is wrong in bf16 on
             # processors without AMX (its issue 38256); apart they are right.
             settings["SNIPPETS_MODE"] = "DISABLE"
-        self._requests = self._compile(core, device, settings)
+
+        def compile_now() -> openvino.CompiledModel:
+            compiled = self._compile(core, device, settings)
+            if dtype != "f32":  # what the cache holds was compared when it was made
+                exact = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+                self._check_parity(
+                    self._compile(core, device, {**settings, **exact}), compiled, dtype
+                )
+            return compiled
+
+        if cached:
+            compiled = open_cached(
+                core, source, modality, precision, settings, compile_now, insists=cache is True
+            )
+        else:
+            compiled = CompiledGraph(compile_now())
+        count = 1
+        if hint == "throughput":
+            count = int(compiled.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # the requests before the memory: what is dropped first must not need what is gone
+        self._requests = [compiled.model.create_infer_request() for _ in range(max(1, count))]
+        self._memory = compiled.memory
         self.max_batch = _BATCH * len(self._requests)
-        if dtype != "f32":
-            exact = {**settings, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-            self._check_parity(self._compile(core, device, exact), dtype)
 
     @classmethod
     def open(
@@ -68,12 +89,16 @@ class OvBackend:
         hint: str = "latency",
         dtype: str = "f32",
         device: str = "CPU",
+        cache: bool | None = None,
     ) -> OvBackend:
         """Open the graph of one modality of a verified bundle.
 
         `hint` `throughput` splits a batch over the streams that the device wants; `dtype` `bf16`
-        is faster and less exact, where the device has it; `device` is one of OpenVINO's.
-        Raises: EngineError for a device that is not here, or a `dtype` that it does not have.
+        is faster and less exact, where the device has it; `device` is one of OpenVINO's; `cache`
+        keeps what was compiled in the engine cache, None for INT8 graphs and bf16 on the CPU,
+        where it pays.
+        Raises: EngineError for a device that is not here, or a `dtype` that it does not have;
+        OptionError for what the device does not take; OutputError where `cache` cannot be kept.
         """
         return cls(
             source,
@@ -83,6 +108,7 @@ class OvBackend:
             hint=hint,
             dtype=dtype,
             device=device,
+            cache=cache,
         )
 
     def embed(self, inputs: Inputs) -> Embeddings:
@@ -90,23 +116,19 @@ class OvBackend:
         return self._run(self._requests, inputs)
 
     def close(self) -> None:
-        """Drop the requests and with them the model."""
+        """Drop the requests and with them the model, then the memory that it read from."""
         del self._requests
+        self._memory = None
 
     def _compile(
         self, core: openvino.Core, device: str, settings: Mapping[str, Any]
-    ) -> list[openvino.InferRequest]:
-        """As many requests of the compiled graph as the device runs at the same time."""
+    ) -> openvino.CompiledModel:
         try:
-            compiled = core.compile_model(str(self._graph), device, dict(settings))
-            count = 1
-            if settings["PERFORMANCE_HINT"] == "THROUGHPUT":
-                count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            return core.compile_model(str(self._graph), device, dict(settings))
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO {openvino.__version__} refuses {self._graph}: {_last_line(error)}"
             ) from error
-        return [compiled.create_infer_request() for _ in range(max(1, count))]
 
     def _run(self, requests: Sequence[openvino.InferRequest], inputs: Inputs) -> Embeddings:
         """The batch in as many pieces as there are requests, all at the same time."""
@@ -125,7 +147,9 @@ class OvBackend:
         parts = [np.asarray(request.get_output_tensor(0).data, np.float32) for request in used]
         return np.concatenate(parts)
 
-    def _check_parity(self, exact: Sequence[openvino.InferRequest], dtype: str) -> None:
+    def _check_parity(
+        self, exact: openvino.CompiledModel, compiled: openvino.CompiledModel, dtype: str
+    ) -> None:
         """Compare with float32 on noise. Raises: EngineError if this device computes it wrongly."""
         spec = next(iter(self.specs.values()))
         rng = np.random.default_rng(_SEED)
@@ -133,7 +157,10 @@ class OvBackend:
         inputs: dict[str, Any] = {"images": rng.integers(0, 256, shape, dtype=np.uint8)}
         if len(self.specs) > 1:
             inputs["modality"] = np.full(4, spec.modality.row, dtype=np.int64)
-        smallest = float((self._run(exact, inputs) * self.embed(inputs)).sum(axis=1).min())
+        one, other = (
+            self._run([model.create_infer_request()], inputs) for model in (exact, compiled)
+        )
+        smallest = float((one * other).sum(axis=1).min())
         if not smallest >= _MIN_COSINE:
             raise EngineError(
                 f"OpenVINO {openvino.__version__} computes {self._graph} wrongly in {dtype} here: "

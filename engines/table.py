@@ -85,6 +85,9 @@ ENGINES: dict[str, EngineKind] = {
                 ("f32", "bf16"),
             ),
             "device": EngineOption(str, "what computes", ("CPU", "GPU", "NPU", "AUTO")),
+            "cache": EngineOption(
+                bool, "keep what was compiled; CPU only, if not said int8 and bf16 alone"
+            ),
         },
     ),
     "torch": EngineKind(

@@ -9,12 +9,17 @@ from importlib import import_module
 from pathlib import Path
 
 from engines.base import Engine
+from engines.cache import EngineCache
+from engines.plan import graph_digest
 from engines.table import AUTO, ENGINES, find_missing, open_engine
 from mip_edge.artifact import Bundle
 from mip_edge.benchmark_options import BenchmarkOptions
 from mip_edge.benchmark_result import LeftOut, Opening
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.spec import Modality
+
+_QUICK_TO_COMPILE = ("openvino",)
+"""Engines whose entries in the engine cache are made anew for the time of a first opening."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ def open_all(
     first: dict[Candidate, float] = {}
     for one in _list_candidates(precisions, options):
         _import_runtime(one.engine)
+        _forget_compiled(bundle, modality, one)
         drop_from_file_cache(bundle)  # nothing of it is open now, so that it goes
         try:
             engine, first[one] = open_one(one)
@@ -133,6 +139,20 @@ def _import_runtime(engine: str) -> None:
     """So that the first to open does not pay for the import; what is missing, opening tells."""
     if engine != AUTO and engine in ENGINES and find_missing(engine) is None:
         import_module(ENGINES[engine].module)
+
+
+def _forget_compiled(bundle: Bundle, modality: Modality, one: Candidate) -> None:
+    """So that the first to open finds no compiled graph in the engine cache.
+
+    Plans of TensorRT stay: they take minutes, or were built elsewhere.
+    """
+    if one.engine not in _QUICK_TO_COMPILE or one.precision not in bundle.manifest.precisions:
+        return
+    digest = graph_digest(bundle, bundle.graph_path(modality, one.precision))
+    cache = EngineCache()
+    for entry in cache.list():
+        if entry.key.runtime == one.engine and entry.key.graph_digest == digest:
+            cache.discard(entry.key)
 
 
 def drop_from_file_cache(bundle: Bundle) -> None:

@@ -200,8 +200,9 @@ def _notes(benchmark: Benchmark) -> list[str]:
         )
     if benchmark.openings:
         lines.append(
-            "first: the bundle dropped from the file cache where the system does so; again: once "
-            "all were opened, from that cache; imports not counted"
+            "first: the bundle dropped from the file cache where the system does so, nothing of it "
+            "compiled before but TensorRT's plans; again: once all were opened, from that cache "
+            "and the engine cache; imports not counted"
         )
     if benchmark.memory:
         lines.append(

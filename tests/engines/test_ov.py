@@ -74,8 +74,9 @@ def test_bf16_that_is_wrong_is_refused(tiny_bundle: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ov, "_MIN_COSINE", 1.01)
     with pytest.raises(EngineError, match=r"wrongly in bf16 here: cosine (0\.99|1\.0).*dtype=f32"):
         open_engine(
-            tiny_bundle, modality=Modality.VISIBLE, engine="openvino", threads=1, dtype="bf16"
-        )
+            tiny_bundle, modality=Modality.VISIBLE, engine="openvino", threads=1, dtype="bf16",
+            cache=False,
+        )  # fmt: skip
 
 
 def test_bf16_where_the_device_lacks_it_is_refused(
