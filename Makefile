@@ -6,12 +6,15 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What tests/ starts as real servers: an RTSP server of GStreamer, and MQTT.
+SERVERS := mosquitto python3-gi gir1.2-gst-rtsp-server-1.0 \
+    gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
 EXTRAS := train,live,openvino,plots,tensorboard,rtx,dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo test servers lint format wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +39,14 @@ demo: $(INSTALLED) ## synthetic day and night: train, evaluate, export, match on
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+servers: ## install the real servers that tests need (RTSP, MQTT), with apt-get
+	@command -v apt-get >/dev/null || \
+	    { echo "Error: there is no apt-get here. Install by other means what Debian calls: $(SERVERS)" >&2; exit 1; }
+	@dpkg -s $(SERVERS) >/dev/null 2>&1 || \
+	    { [ "$$(id -u)" = 0 ] || { echo "Error: apt-get needs root. Say: sudo make servers" >&2; exit 1; }; \
+	    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(SERVERS); }
+	@echo 'The servers are installed. To run the tests that use them: MIP_EDGE_TEST_SERVERS=1 make test'
 
 lint: $(INSTALLED) ## ruff (lint and format), mypy strict, import-linter
 	$(BIN)/ruff check .

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.cuda import Device, DeviceBatch
 from mip_edge.errors import EngineError
 from mip_edge.spec import Batch, EmbedderSpec, Embeddings, Modality
 
@@ -40,6 +41,20 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the runtime's memory back."""
+        ...
+
+
+@runtime_checkable
+class DeviceBackend(Backend, Protocol):
+    """A backend that also takes crops which lie on its GPU."""
+
+    @property
+    def device(self) -> Device:
+        """Where they must lie."""
+        ...
+
+    def embed_on_device(self, batch: DeviceBatch, modality: Modality) -> Embeddings:
+        """1 <= count <= max_batch crops of one modality, to (N, D) of the caller's own."""
         ...
 
 
@@ -112,6 +127,40 @@ class Engine(_Front):
             inputs["images"] = np.broadcast_to(batch, (*batch.shape[:3], 3))
             inputs["modality"] = np.full(len(batch), self.spec.modality.row, dtype=np.int64)
         return self._run(inputs, self.spec.dimension)
+
+    def embed_on_device(self, batch: DeviceBatch) -> Embeddings:
+        """The same for crops that lie on the engine's GPU (`device`), as `GpuCropper` makes them.
+
+        Raises: EngineError for another shape, an engine that computes elsewhere, and after `close`.
+        """
+        backend = self._device_backend()
+        height, width, channels = self.spec.batch_shape
+        expected = (height, width, 3 if self._unified else channels)
+        if batch.shape != expected:
+            raise EngineError(
+                f"crops of {batch.shape} came; this {self.spec.modality.value} engine takes "
+                f"{expected}. Make them with GpuCropper.crop and engine.spec"
+            )
+        parts = [
+            backend.embed_on_device(part, self.spec.modality)
+            for part in batch.split(backend.max_batch)
+        ]
+        empty = np.zeros((0, self.spec.dimension), dtype=np.float32)
+        return np.concatenate(parts) if parts else empty
+
+    @property
+    def device(self) -> Device:
+        """The GPU that computes. Raises: EngineError where none does."""
+        return self._device_backend().device
+
+    def _device_backend(self) -> DeviceBackend:
+        backend = self._open_backend()
+        if not isinstance(backend, DeviceBackend):
+            raise EngineError(
+                f"the engine {self.name} takes no crops from a GPU; prepare them on the CPU, or "
+                "choose --engine tensorrt"
+            )
+        return backend
 
     def warm_up(self) -> None:
         """Run once on a grey crop, so that the first real one is not the slow one."""

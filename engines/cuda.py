@@ -6,8 +6,9 @@ host memory, for tests, in `engines.cuda_fake`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol
 
@@ -81,6 +82,33 @@ class DeviceFacts:
         return f"{self.name}, compute capability {self.capability}"
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """Prepared crops in the memory of a GPU, (count, height, width, channels) uint8.
+
+    Who reads them does so on `stream`, where what makes them may still be queued.
+    """
+
+    address: int
+    count: int
+    shape: tuple[int, int, int]
+    """Of one crop."""
+    stream: int
+
+    @property
+    def bytes(self) -> int:
+        """Of all crops."""
+        return self.count * int(np.prod(self.shape))
+
+    def split(self, most: int) -> list[DeviceBatch]:
+        """The same crops in parts of at most `most`."""
+        row = int(np.prod(self.shape))
+        return [
+            replace(self, address=self.address + start * row, count=min(most, self.count - start))
+            for start in range(0, self.count, most)
+        ]
+
+
 class Device(Protocol):
     """One GPU. Addresses, streams and graphs are whole numbers, as CUDA hands them out.
 
@@ -145,6 +173,29 @@ class Device(Protocol):
 
     def destroy_graph(self, graph: int) -> None:
         """Give a graph back."""
+        ...
+
+    def load_module(self, ptx: bytes) -> int:
+        """Kernels, compiled by the driver for this GPU."""
+        ...
+
+    def unload_module(self, module: int) -> None:
+        """Give kernels back."""
+        ...
+
+    def launch_kernel(
+        self,
+        module: int,
+        name: str,
+        *,
+        grid: tuple[int, int],
+        threads: int,
+        addresses: Sequence[int],
+        numbers: Sequence[int],
+        stream: int,
+    ) -> None:
+        """Queue a kernel on `grid` blocks of `threads`; it takes the addresses as pointers, then
+        the numbers as int."""
         ...
 
 

@@ -7,8 +7,9 @@ they do on a GPU is for the tests marked `gpu`.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,13 @@ from engines.cuda import (
     driver_error,
     mebibytes,
 )
+
+_DRIVER_NAMES = {
+    "CUDA_ERROR_OUT_OF_MEMORY": OUT_OF_MEMORY,
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "cudaErrorUnsupportedPtxVersion",
+    "CUDA_ERROR_ILLEGAL_ADDRESS": "cudaErrorIllegalAddress",
+}
+"""Errors of the driver that have a way out, by the runtime's names."""
 
 
 class BindingsDevice:
@@ -138,6 +146,46 @@ class BindingsDevice:
     def destroy_graph(self, graph: int) -> None:
         """cudaGraphExecDestroy."""
         self._call("giving a CUDA graph back", self._cuda.cudaGraphExecDestroy, graph)
+
+    def load_module(self, ptx: bytes) -> int:
+        """cuModuleLoadData; PTX ends with a zero byte."""
+        module = self._drive("loading a kernel", "cuModuleLoadData", ptx + b"\0")
+        return int(module[0])
+
+    def unload_module(self, module: int) -> None:
+        """cuModuleUnload."""
+        self._drive("giving a kernel back", "cuModuleUnload", module)
+
+    def launch_kernel(
+        self,
+        module: int,
+        name: str,
+        *,
+        grid: tuple[int, int],
+        threads: int,
+        addresses: Sequence[int],
+        numbers: Sequence[int],
+        stream: int,
+    ) -> None:
+        """cuLaunchKernel."""
+        doing = f"launching the kernel {name}"
+        (kernel,) = self._drive(doing, "cuModuleGetFunction", module, name.encode())
+        kinds = (*(ctypes.c_void_p for _ in addresses), *(ctypes.c_int for _ in numbers))
+        self._drive(
+            doing, "cuLaunchKernel", kernel, *grid, 1, threads, 1, 1, 0, stream,
+            ((*addresses, *numbers), kinds), 0,
+        )  # fmt: skip
+
+    def _drive(self, doing: str, name: str, *arguments: Any) -> tuple[Any, ...]:
+        """What a call of the driver gives: the runtime of CUDA 12.6 loads no modules."""
+        driver = import_module("cuda.bindings.driver")
+        code, *values = getattr(driver, name)(*arguments)
+        if code == driver.CUresult.CUDA_SUCCESS:
+            return tuple(values)
+        told = _text(driver.cuGetErrorName(code)[1])
+        raise CudaError(
+            _DRIVER_NAMES.get(told, told), doing, _text(driver.cuGetErrorString(code)[1])
+        )
 
     def _call(self, doing: str, function: Any, *arguments: Any) -> tuple[Any, ...]:
         """What a call gives behind its error code. Raises: CudaError."""

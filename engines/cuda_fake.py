@@ -7,7 +7,7 @@ and memory that was given back cannot be read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +17,9 @@ from engines.cuda import OUT_OF_MEMORY, CudaError, DeviceFacts, Pinned
 
 _ALIGNMENT = 256
 _FIRST_ADDRESS = 1 << 20
+
+Kernel = Callable[["FakeDevice", tuple[int, int], int, Sequence[int], Sequence[int]], None]
+"""Gets the device, the grid, the threads of a block, the addresses and the numbers."""
 
 
 class FakeDevice:
@@ -44,6 +47,9 @@ class FakeDevice:
         self._pinned: dict[int, Pinned] = {}
         self._streams: dict[int, list[Callable[[], None]]] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
+        self._modules: dict[int, bytes] = {}
+        self.kernels: dict[str, Kernel] = {}
+        """What stands in for each kernel, by name."""
         self._capturing: dict[int, list[Callable[[], None]]] = {}
 
     def held(self) -> dict[str, int]:
@@ -51,6 +57,7 @@ class FakeDevice:
         kinds: dict[str, Sized] = {
             "device memory": self._blocks, "pinned memory": self._pinned,
             "streams": self._streams, "graphs": self._graphs, "captures": self._capturing,
+            "modules": self._modules,
         }  # fmt: skip
         return {kind: len(things) for kind, things in kinds.items() if things}
 
@@ -165,6 +172,36 @@ class FakeDevice:
         """It cannot be launched any more."""
         self._call("destroy_graph")
         del self._graphs[graph]
+
+    def load_module(self, ptx: bytes) -> int:
+        """Only that there is something is looked at; `kernels` computes."""
+        self._call("load_module")
+        module = self._take(1)
+        self._modules[module] = ptx
+        return module
+
+    def unload_module(self, module: int) -> None:
+        """Its kernels cannot be launched any more."""
+        self._call("unload_module")
+        del self._modules[module]
+
+    def launch_kernel(
+        self,
+        module: int,
+        name: str,
+        *,
+        grid: tuple[int, int],
+        threads: int,
+        addresses: Sequence[int],
+        numbers: Sequence[int],
+        stream: int,
+    ) -> None:
+        """Queue the stand-in of that name."""
+        self._call("launch_kernel")
+        if module not in self._modules or name.encode() not in self._modules[module]:
+            raise CudaError("CUDA_ERROR_NOT_FOUND", f"launching the kernel {name}", "not found")
+        kernel = self.kernels[name]
+        self.enqueue(lambda: kernel(self, grid, threads, addresses, numbers), stream)
 
     def copy_graph(self, graph: int, flags: int) -> int:
         """A graph of the same operations, as CUDA makes the one that runs from the recording."""

@@ -8,7 +8,7 @@ no graphs; cuda-bindings does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,7 @@ class PycudaDevice:
         # PyCUDA frees with its own objects; the protocol speaks of numbers.
         self._streams: dict[int, Any] = {}
         self._blocks: dict[int, Any] = {}
+        self._modules: dict[int, Any] = {}
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -138,6 +139,38 @@ class PycudaDevice:
     def destroy_graph(self, graph: int) -> None:
         """Refused."""
         raise self._no_capture()
+
+    def load_module(self, ptx: bytes) -> int:
+        """module_from_buffer; PTX ends with a zero byte."""
+        load = self._cuda.module_from_buffer
+        module = self._call("loading a kernel", load, ptx + b"\0")
+        self._modules[id(module)] = module
+        return id(module)
+
+    def unload_module(self, module: int) -> None:
+        """PyCUDA unloads a module with its object."""
+        self._modules.pop(module)
+
+    def launch_kernel(
+        self,
+        module: int,
+        name: str,
+        *,
+        grid: tuple[int, int],
+        threads: int,
+        addresses: Sequence[int],
+        numbers: Sequence[int],
+        stream: int,
+    ) -> None:
+        """A function of the module, called with numpy's numbers."""
+        doing = f"launching the kernel {name}"
+        kernel = self._call(doing, self._modules[module].get_function, name)
+        arguments = [*map(np.uint64, addresses), *map(np.int32, numbers)]
+
+        def launch() -> None:
+            kernel(*arguments, block=(threads, 1, 1), grid=grid, stream=self._streams[stream])
+
+        self._call(doing, launch)
 
     def _no_capture(self) -> CudaError:
         return CudaError(

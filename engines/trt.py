@@ -16,7 +16,7 @@ from engines.build_trt import (
     library_version,
 )
 from engines.cache import EngineCache, EngineKey
-from engines.cuda import open_device
+from engines.cuda import Device, DeviceBatch, open_device
 from engines.plan import plan_key, read_plan
 from engines.trt_runner import Runner
 from mip_edge.artifact import Bundle
@@ -82,6 +82,15 @@ class TrtBackend:
     def embed(self, inputs: Inputs) -> Embeddings:
         """(N, D) in memory of its own."""
         return self._runner.embed(inputs)
+
+    @property
+    def device(self) -> Device:
+        """The GPU that computes."""
+        return self._runner.device
+
+    def embed_on_device(self, batch: DeviceBatch, modality: Modality) -> Embeddings:
+        """(N, D) in memory of its own, of crops that are on the GPU."""
+        return self._runner.embed_on_device(batch, modality.row)
 
     def close(self) -> None:
         """Give the GPU's memory back."""

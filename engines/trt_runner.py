@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engines.arena import shared_arena
 from engines.base import Inputs
-from engines.cuda import CudaError, Device
+from engines.cuda import CudaError, Device, DeviceBatch
 from engines.trt_log import log_of, logged_reason, way_out
 from mip_edge.errors import EngineError
 from mip_edge.spec import EmbedderSpec, Embeddings, Modality
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 8
 """Batch sizes with a CUDA graph, the first that come: each keeps a context of its own."""
+_ON_DEVICE = 0
+"""Instead of a batch size: the context for crops that are on the device."""
 CLEAR = "Clear it with: mip-edge cache clear"
 
 
@@ -121,6 +123,35 @@ class Runner:
             embeddings: Embeddings = self._output.host[:count].copy()
             if slot.graph is None and slot is not self._slots.get(None):
                 self._capture(slot, count)
+        return embeddings
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        return self._device
+
+    def embed_on_device(self, batch: DeviceBatch, row: int) -> Embeddings:
+        """The same of crops that are on the device, behind what their stream has still to do.
+
+        `row` is their `Modality.row`, for a plan of both. No graph is captured: their address may
+        be another each time. Raises: as `embed`.
+        """
+        with self._arena.lock, self._device.current():
+            self._follow_block()
+            log_of(self._trt).messages.clear()
+            if (slot := self._slots.get(_ON_DEVICE)) is None:
+                slot = self._slots.setdefault(_ON_DEVICE, _Slot(self._create_context()))
+            if not slot.context.set_tensor_address("images", batch.address):
+                raise self._refusal("setting the address of images")
+            self._set_shapes(slot.context, batch.count)
+            if modality := self._inputs.get("modality"):
+                modality.host[: batch.count] = row
+                modality.upload(self._device, batch.count, batch.stream)
+            if not slot.context.execute_async_v3(batch.stream):
+                raise self._refusal(f"running {batch.count} crops")
+            self._output.download(self._device, batch.count, batch.stream)
+            self._device.synchronize(batch.stream)
+            embeddings: Embeddings = self._output.host[: batch.count].copy()
         return embeddings
 
     def close(self) -> None:
@@ -225,7 +256,7 @@ class Runner:
         """
         if slot := self._slots.get(count if self._graphs_on else None):
             return slot
-        graphs = sum(key is not None for key in self._slots)
+        graphs = sum(key not in {None, _ON_DEVICE} for key in self._slots)
         if self._graphs_on and graphs < MAX_GRAPHS:
             try:
                 return self._slots.setdefault(count, _Slot(self._create_context()))

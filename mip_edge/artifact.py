@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +39,7 @@ __all__ = [
     "Precision",
     "open_bundle",
     "read_bundle",
+    "rewrite_bundle",
     "seal",
     "verify_file",
     "way_to",
@@ -175,6 +178,56 @@ def seal(draft: Path, manifest: Manifest) -> Manifest:
     sealed = replace(manifest, files={name: _record(draft / name) for name in names})
     (draft / MANIFEST_NAME).write_text(sealed.to_json(), encoding="utf-8")
     return sealed
+
+
+@contextmanager
+def rewrite_bundle(
+    bundle: Bundle, manifest: Manifest, target: str | Path, *, overwrite: bool = False
+) -> Iterator[Path]:
+    """An empty draft; what the block writes there joins the files of `bundle`, as `target`.
+
+    A file of the same name is replaced. When the block ends well the draft is sealed with
+    `manifest` and takes its place in one rename. `target` may be the bundle itself: then what lies
+    in its folder beside the bundle's own files stays there.
+    Raises: BundleError if a file to keep is not the one that was exported; OutputError if `target`
+    exists (without `overwrite`) or cannot be written. An older bundle then stays as it was.
+    """
+    place = Path(target).resolve()
+    same = place == bundle.path.resolve()
+    with write_bundle(place, overwrite=overwrite or same) as draft:
+        yield draft
+        kept = [name for name in bundle.manifest.files if not (draft / name).exists()]
+        for name in kept:
+            _bring(bundle.path / name, draft / name, same=same)
+        sealed = seal(draft, manifest)
+        for name in kept:
+            if sealed.files[name] != bundle.manifest.files[name]:
+                raise BundleError(
+                    f"{bundle.path / name} differs from what was exported (SHA-256): altered or "
+                    f"damaged. Copy the folder again. {EXPORT_ANEW}"
+                )
+        if same:
+            for entry in bundle.path.iterdir():
+                if entry.name not in sealed.files and entry.name != MANIFEST_NAME:
+                    _carry(entry, draft / entry.name)
+
+
+def _bring(source: Path, copy: Path, *, same: bool) -> None:
+    """A file of the old folder: by another name where that one goes, and else a copy."""
+    if same:
+        try:
+            os.link(source, copy)
+            return
+        except OSError:  # a file system without hard links
+            pass
+    shutil.copyfile(source, copy)
+
+
+def _carry(entry: Path, copy: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.copytree(entry, copy, symlinks=True)
+    else:
+        shutil.copy2(entry, copy, follow_symlinks=False)
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -59,6 +59,10 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.inspection:inspect",
         "Count what each graph of BUNDLE costs a crop: operations by part, weights, live memory",
     ),
+    "calibrate-thresholds": Subcommand(
+        "mip_edge.commands.calibrate_thresholds:calibrate_thresholds",
+        "Learn from which similarity two are one person, for each pair of lights, at a stated FAR",
+    ),
     "build": Subcommand(
         "mip_edge.commands.build:build",
         "Build TensorRT plans of every graph of BUNDLE ahead of time, into the engine cache",
@@ -75,6 +79,10 @@ COMMANDS: dict[str, Subcommand] = {
         "mip_edge.commands.benchmark_train:benchmark_train",
         "Time a whole training step beside the published forward with its dead work, in turn",
     ),
+    "benchmark-live": Subcommand(
+        "mip_edge.commands.benchmark_live:benchmark_live",
+        "Play a synthetic film through the live loop: latency, drops, memory and their growth",
+    ),
     "benchmark-export": Subcommand(
         "mip_edge.commands.benchmark_export:benchmark_export",
         "Time the exported graph beside the published one and the steps between, in turn",
@@ -83,15 +91,26 @@ COMMANDS: dict[str, Subcommand] = {
     "search": Subcommand(
         "mip_edge.commands.search:search", "Search query images in a folder of gallery images"
     ),
+    "gallery": Subcommand(
+        "mip_edge.commands.gallery:gallery", "Look at and change the people that a gallery knows"
+    ),
     "live": Subcommand(
         "mip_edge.commands.live:live",
-        "Recognise people across the cameras of --source with the model of BUNDLE",
+        "Recognise people across many cameras with the model of BUNDLE",
+    ),
+    "light": Subcommand(
+        "mip_edge.commands.light:light",
+        "Tell visible from infrared in VIDEOS as a camera with modality=auto does",
     ),
     "data": Subcommand(
         "mip_edge.commands.data:data", "Look through a data set before training on it"
     ),
     "synthetic": Subcommand(
         "mip_edge.commands.synthetic:synthetic", "Draw a data set of synthetic people"
+    ),
+    "world": Subcommand(
+        "mip_edge.commands.world:world",
+        "Film a synthetic site with several cameras, day and night, whose truth is known",
     ),
     "pretrain": Subcommand(
         "mip_edge.commands.pretrain:pretrain", "Make the starting checkpoint from synthetic people"

@@ -24,12 +24,10 @@ from mip_edge.embedder import Embedder
 from mip_edge.errors import OptionError, OutputError
 from mip_edge.evaluate.evaluation import EvaluationReport, evaluate_model
 from mip_edge.journal import TrainReport
-from mip_edge.live.crop import CropOptions
-from mip_edge.live.detector import DetectorKind
 from mip_edge.live.loop import run_live
-from mip_edge.live.options import LiveOptions
+from mip_edge.live.options import MOTION, LiveOptions
 from mip_edge.live.report import LiveReport
-from mip_edge.live.source import SourceOptions
+from mip_edge.live.source_options import SourceOptions
 from mip_edge.live.truth import (
     CrossingResult,
     Sightings,
@@ -206,8 +204,7 @@ def _watch(
             SourceOptions(camera.name, str(camera.video), camera.modality) for camera in cameras
         ),
         # The person detector knows real people and finds under half of the drawn ones.
-        detector=DetectorKind.MOTION,
-        crop=CropOptions(every=2),
+        detector=MOTION,
         realtime=False,
         save=folder / "live.mp4",
         events=folder / "events.jsonl",

@@ -29,6 +29,8 @@ class Dependency:
     """The name pip knows it by."""
     extra: str | None = None
     """The extra that brings it; None is the plain installation."""
+    needed: bool = True
+    """False where this Python has it built in."""
 
     @property
     def remedy(self) -> str:
@@ -43,9 +45,12 @@ DEPENDENCIES = (
     Dependency("rich", "rich"),
     Dependency("fastjsonschema", "fastjsonschema"),
     Dependency("onnxruntime", "onnxruntime"),
+    Dependency("tomli", "tomli", needed=sys.version_info < (3, 11)),
     Dependency("openvino", "openvino", "openvino"),
+    Dependency("paho.mqtt", "paho-mqtt", "live"),
     Dependency("trackers", "trackers", "live"),
     Dependency("supervision", "supervision", "live"),
+    Dependency("faiss", "faiss-cpu", "live"),
     Dependency("torch", "torch", "train"),
     Dependency("onnx", "onnx", "train"),
     Dependency("onnxsim", "onnxsim", "train"),
@@ -124,7 +129,7 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at this interpreter and machine; imports every runtime that is installed."""
-    libraries = tuple(find_library(dependency) for dependency in DEPENDENCIES)
+    libraries = tuple(find_library(dependency) for dependency in DEPENDENCIES if dependency.needed)
     origins = find_origins(packages_distributions())
     return Diagnosis(
         version=__version__,

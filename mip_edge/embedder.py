@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.base import Engine, UnifiedEngine
+from engines.gpu_crop import FrameBox, GpuLane, cut_boxes, open_lane
 from engines.table import (
     DEFAULT_ENGINE,
     DEFAULT_PRECISION,
@@ -23,9 +27,12 @@ from mip_edge.artifact import Bundle
 from mip_edge.errors import BundleError, EngineError, OptionError
 from mip_edge.preprocess import prepare, prepare_mixed
 from mip_edge.spec import Crop, EmbedderSpec, Embeddings, Modality
+from mip_edge.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 _CROPS_AT_ONCE = 64
 """Crops that are prepared together, so that a long list does not fill the memory."""
@@ -49,10 +56,12 @@ class Embedder:
         options: Mapping[str, Any] | None = None,
         engines: Mapping[Modality, Engine] | None = None,
         min_similarity: float | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         """For engines of one's own (such as `FakeEngine`); else use `Embedder.open`."""
         self.specs = dict(specs)
         self.min_similarity = min_similarity
+        self.thresholds = thresholds
         self._source = source
         self._opening: dict[str, Any] = {
             "engine": engine,
@@ -62,6 +71,7 @@ class Embedder:
         }
         self._unified: UnifiedEngine | None = None
         self._engines: dict[Modality, Engine] = dict(engines or {})
+        self._lanes: dict[Modality, GpuLane | None] = {}
         self._closed = False
 
     @classmethod
@@ -91,6 +101,7 @@ class Embedder:
         engine, precision = settle(source, engine, precision, threads=threads, options=asked)
         for modality in source.manifest.specs:
             source.graph_path(modality, precision)
+        learnt = source.manifest.learnt
         return cls(
             source.manifest.specs,
             source=source,
@@ -99,12 +110,23 @@ class Embedder:
             precision=precision,
             options=asked,
             min_similarity=source.manifest.min_similarity,
+            thresholds=None if learnt is None else learnt.thresholds(),
         )
 
     @property
     def dimension(self) -> int:
         """Length of an embedding, of either modality."""
         return next(iter(self.specs.values())).dimension
+
+    @property
+    def engine(self) -> str:
+        """The runtime; of `auto`, what was taken."""
+        return str(self._opening["engine"])
+
+    @property
+    def precision(self) -> str:
+        """That of the graphs; of `auto`, what was taken."""
+        return str(self._opening["precision"])
 
     @property
     def fingerprint(self) -> str:
@@ -117,13 +139,12 @@ class Embedder:
         `modality` is that of all crops, or one for each.
         Raises: ImageError for a crop that is none; OptionError if the modalities do not fit.
         """
-        unified = isinstance(self._source, Bundle) and self._source.unified
         if isinstance(modality, Modality):
-            if not unified:
+            if not self._is_unified:
                 return self._embed_alike(crops, modality)
             modality = [modality] * len(crops)
         _check_modalities(crops, modality)
-        if unified:
+        if self._is_unified:
             return self._embed_mixed(crops, modality)
         embeddings = np.zeros((len(crops), self.dimension), dtype=np.float32)
         for one in Modality:
@@ -132,11 +153,30 @@ class Embedder:
                 embeddings[rows] = self._embed_alike([crops[row] for row in rows], one)
         return embeddings
 
+    def embed_boxes(
+        self, frames: Sequence[NDArray[np.uint8]], boxes: Sequence[FrameBox], modality: Modality
+    ) -> Embeddings:
+        """Embeddings of boxes in frames of one modality, (N, D) float32, rows of unit length.
+
+        An engine on a GPU (tensorrt, tensorrt-rtx) gets each frame once, and the crops are cut and
+        prepared there, to one grey level as they are here for all others; a log line says so.
+        Raises: ImageError for a box without pixels or what is no frame; EngineError.
+        """
+        lane = self._lane_of(modality)
+        if lane is not None:
+            return lane.embed(frames, boxes)
+        return self.embed(cut_boxes(frames, boxes), modality)
+
     def close(self) -> None:
         """Close the engines; closing twice is allowed."""
-        for engine in (*self._engines.values(), self._unified):
-            if engine is not None:
-                engine.close()
+        with ExitStack() as stack:
+            for engine in (*self._engines.values(), self._unified):
+                if engine is not None:
+                    stack.callback(engine.close)
+            lanes = [lane for lane in self._lanes.values() if lane is not None]
+            for cropper in {id(lane.cropper): lane.cropper for lane in lanes}.values():
+                stack.callback(cropper.close)
+            self._lanes = {}
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -181,16 +221,46 @@ class Embedder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _embed_mixed(self, crops: Sequence[Crop], modalities: Sequence[Modality]) -> Embeddings:
-        self._check_open()
-        if self._unified is None:
-            assert self._source is not None  # only a bundle is unified
-            self._unified = open_unified(self._source, **self._opening)
+        engine = self._engine_of_both()
         embeddings = np.empty((len(crops), self.dimension), dtype=np.float32)
         for start in range(0, len(crops), _CROPS_AT_ONCE):
             rows = slice(start, start + _CROPS_AT_ONCE)
             batch = prepare_mixed(crops[rows], modalities[rows], self.specs)
-            embeddings[rows] = self._unified.embed(batch, modalities[rows])
+            embeddings[rows] = engine.embed(batch, modalities[rows])
         return embeddings
+
+    @property
+    def _is_unified(self) -> bool:
+        return isinstance(self._source, Bundle) and self._source.unified
+
+    def _lane_of(self, modality: Modality) -> GpuLane | None:
+        """The way over the GPU, where the engine has one."""
+        self._check_open()
+        if modality not in self._lanes:
+            self._lanes[modality] = self._open_lane(modality)
+        return self._lanes[modality]
+
+    def _open_lane(self, modality: Modality) -> GpuLane | None:
+        engine = self._engine_of_both() if self._is_unified else self._engine_of(modality)
+        told = bool(self._lanes)  # of the other modality
+        try:
+            lane = open_lane(engine, modality, [lane for lane in self._lanes.values() if lane])
+        except (EngineError, OptionError) as error:
+            # Nobody asked for it, and the engine itself runs: slower is no reason to stop.
+            if not told:
+                logger.warning("crops are cut and prepared on the CPU: %s", error)
+            return None
+        if lane is not None and not told:
+            where = lane.engine.device.facts.device
+            logger.info("crops are cut and prepared on the GPU (%s)", where)
+        return lane
+
+    def _engine_of_both(self) -> UnifiedEngine:
+        self._check_open()
+        if self._unified is None:
+            assert self._source is not None  # only a bundle is unified
+            self._unified = open_unified(self._source, **self._opening)
+        return self._unified
 
     def _engine_of(self, modality: Modality) -> Engine:
         self._check_open()

@@ -13,8 +13,9 @@ from mip_edge import __version__
 from mip_edge.errors import BundleError
 from mip_edge.schema import find_fault
 from mip_edge.spec import EmbedderSpec, Modality
+from mip_edge.thresholds_record import FIGURES, LearntThresholds
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FORMAT = "mip-edge bundle"
 MANIFEST_NAME = "manifest.json"
 EXPORT_ANEW = "Export it anew with: mip-edge export WEIGHTS -o BUNDLE"
@@ -124,6 +125,8 @@ class Manifest:
     """How embeddings were reduced (method, dimensions, what it was learnt on), or None."""
     min_similarity: float | None = None
     """Cosine from which two embeddings are taken for one person, if it was measured."""
+    learnt: LearntThresholds | None = None
+    """Thresholds for each pair of lights, if `mip-edge calibrate-thresholds` learnt them."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What the model was trained on, as the checkpoint tells it."""
     licence: str = ""
@@ -171,7 +174,10 @@ class Manifest:
                 }
                 for name, precision in self.precisions.items()
             },
-            "thresholds": {"min_similarity": self.min_similarity},
+            "thresholds": {
+                "min_similarity": self.min_similarity,
+                "learnt": None if self.learnt is None else self.learnt.to_dict(),
+            },
             "provenance": dict(self.provenance),
             "licence": self.licence,
             "files": {name: asdict(record) for name, record in self.files.items()},
@@ -222,12 +228,14 @@ def _find_contradiction(document: dict[str, Any]) -> str | None:
         expected = 1 if document["layout"] == "unified" else len(precision["graphs"])
         if len(files) != expected:
             return f"precision {name} has {len(files)} graph files in layout {document['layout']}"
+    if document["thresholds"]["learnt"] is not None and FIGURES not in document["files"]:
+        return f"it holds learnt thresholds, but {FIGURES} is not among its files"
     return None
 
 
 def _manifest(document: dict[str, Any]) -> Manifest:
     """The values of a document that follows the schema."""
-    fingerprint = document["fingerprint"]
+    fingerprint, learnt = document["fingerprint"], document["thresholds"]["learnt"]
     return Manifest(
         fingerprint=fingerprint,
         model=document["model"],
@@ -244,6 +252,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         checkpoint=document["checkpoint"],
         projection=document["projection"],
         min_similarity=document["thresholds"]["min_similarity"],
+        learnt=None if learnt is None else LearntThresholds.from_dict(learnt),
         provenance=document["provenance"],
         licence=document["licence"],
         files={name: FileRecord(**record) for name, record in document["files"].items()},

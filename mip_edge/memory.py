@@ -154,7 +154,16 @@ def read_memory(bundle: Path) -> tuple[float, float]:
 
 def read_peak() -> float:
     """The most resident memory that this process ever had, MB."""
-    [line] = [one for one in _STATUS.read_text().splitlines() if one.startswith("VmHWM:")]
+    return _read_status("VmHWM")
+
+
+def read_resident() -> float:
+    """The resident memory of this process now, MB."""
+    return _read_status("VmRSS")
+
+
+def _read_status(key: str) -> float:
+    [line] = [one for one in _STATUS.read_text().splitlines() if one.startswith(f"{key}:")]
     return int(line.split()[1]) * _MB_OF_KILOBYTE
 
 

@@ -18,7 +18,7 @@ from mip_edge.embedding import (
     embed_images,
 )
 from mip_edge.errors import OptionError
-from mip_edge.gallery import match
+from mip_edge.gallery.match import match
 from mip_edge.picture import Picture, RankedItem, RankedRow, ranked_list
 from mip_edge.spec import Modality
 

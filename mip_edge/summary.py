@@ -8,6 +8,7 @@ from typing import Any
 
 from mip_edge.manifest import Accuracy, Cost, Graph, Manifest, Parity, Precision
 from mip_edge.spec import Modality
+from mip_edge.thresholds import ModalityPair
 
 UNKNOWN = "not measured"
 _LABEL_WIDTH = 14
@@ -40,8 +41,25 @@ def _head(manifest: Manifest) -> Iterator[str]:
     yield _row("surgery", manifest.surgery)
     yield _row("projection", _plain(manifest.projection) if manifest.projection else "none")
     yield _row("same person", UNKNOWN if similarity is None else f"from cosine {similarity:g}")
+    yield from _thresholds(manifest)
     yield _row("licence", manifest.licence or "not stated in the checkpoint")
     yield _row("provenance", _shortened(_plain(manifest.provenance)))
+
+
+def _thresholds(manifest: Manifest) -> Iterator[str]:
+    learnt = manifest.learnt
+    if learnt is None:
+        return
+    data = learnt.data
+    yield _row(
+        "thresholds",
+        f"at FAR {learnt.far:g}, of {data['identities']} people of {data['folder']} "
+        f"({data['part']} part)",
+    )
+    for pair in ModalityPair:
+        one = learnt.pairs[pair]
+        tar = UNKNOWN if one.tar is None else f"{one.tar:.1%}"
+        yield _row("", f"{pair.value} from cosine {one.threshold:.3f}, TAR {tar}")
 
 
 def _precisions(manifest: Manifest) -> Iterator[str]:

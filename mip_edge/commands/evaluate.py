@@ -107,6 +107,7 @@ def evaluate(
     SYSU-MM01, RegDB or LLCM as published, or a folder of
     {query,gallery}/{visible,infrared}/<identity>/*.png|jpg|jpeg|bmp. Queries are searched among
     images of the other light; with several trials or splits the table has mean ± sample deviation.
+    A second table is for galleries in which not everybody is: TAR and DIR at false-accept rates.
     """
     from mip_edge.evaluate.evaluation import (
         EvaluateOptions,

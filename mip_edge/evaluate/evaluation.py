@@ -276,7 +276,8 @@ def score_dataset(
     *,
     rerank: bool = False,
 ) -> tuple[ProtocolResult, ...]:
-    """Each protocol on the embeddings of a data set; with `rerank` its re-ranked lists after it.
+    """Each protocol on the embeddings of a data set, with open-set figures; with `rerank` its
+    re-ranked lists after it.
 
     Re-ranking takes seconds a trial at SYSU-MM01's size; on a terminal a progress bar shows.
     """
@@ -290,7 +291,10 @@ def score_dataset(
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    return tuple(distances.score(protocol, reranking=reranking) for protocol, reranking in steps)
+    return tuple(
+        distances.score(protocol, reranking=reranking, open_set=True)
+        for protocol, reranking in steps
+    )
 
 
 def fill_split(template: str, split: int) -> Path:

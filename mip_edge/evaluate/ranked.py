@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.data.image import read_image
 from mip_edge.errors import OptionError
-from mip_edge.gallery import similarity
+from mip_edge.gallery.match import similarity
 from mip_edge.picture import Picture, RankedItem, RankedRow, ranked_list
 from mip_edge.spec import Embeddings, Modality
 

@@ -15,8 +15,9 @@ from mip_edge.data.dataset import Sample
 from mip_edge.errors import OptionError
 from mip_edge.evaluate.protocol import Protocol
 from mip_edge.evaluate.rerank import Reranking, rerank
-from mip_edge.gallery import similarity
+from mip_edge.gallery.match import similarity
 from mip_edge.metrics import Ranking, evaluate_ranking
+from mip_edge.open_set import FARS, SPLITS, OpenSet, evaluate_open_set
 from mip_edge.spec import Embeddings, Modality
 
 RATES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1")
@@ -35,6 +36,9 @@ class ProtocolResult:
     """What each ranking is of: "seed 0", or "split 3"."""
     reranking: Reranking | None = None
     """Set if the lists were re-ranked."""
+    open_sets: tuple[OpenSet, ...] = ()
+    """For each ranking what the same trial gives where not everybody is enrolled; empty if it was
+    not asked for, or the lists were re-ranked: re-ranked distances are no similarities to part."""
 
     @property
     def title(self) -> str:
@@ -57,6 +61,42 @@ class ProtocolResult:
             for name in RATES
         }
 
+    def open_set(self) -> dict[str, dict[float, float | None]] | None:
+        """Mean over the runs of `tar` and `dir` by FAR, None where a run cannot tell; None without.
+
+        A run whose pairs are too few for a rate leaves that rate untold.
+        """
+        if not self.open_sets:
+            return None
+        means: dict[str, dict[float, float | None]] = {}
+        for name in ("tar", "dir"):
+            means[name] = {}
+            for far in FARS:
+                rates = [getattr(one, name)[far] for one in self.open_sets]
+                told = None not in rates
+                means[name][far] = float(np.mean(rates)) if told else None
+        return means
+
+    def _open_figures(self) -> dict[str, object] | None:
+        means = self.open_set()
+        if means is None:
+            return None
+        by_name = {
+            name: {f"{far:g}": rate for far, rate in rates.items()} for name, rates in means.items()
+        }
+        return {
+            "mean": by_name,
+            "tar_is": "share of pairs of one person above the similarity that a share of FAR of "
+            "pairs of two exceeds",
+            "dir_is": "share of queries of enrolled people right at rank 1 and above the "
+            f"similarity that a share of FAR of strangers' queries exceeds; mean over {SPLITS} "
+            "splits, half of the gallery's people enrolled",
+            "runs": [
+                {"run": run, **one.figures()}
+                for run, one in zip(self.runs, self.open_sets, strict=True)
+            ],
+        }
+
     def figures(self) -> dict[str, object]:
         """For `--json`: mean, deviation and every run; rates are fractions."""
         reranking = self.reranking
@@ -76,6 +116,7 @@ class ProtocolResult:
                 {"run": run, **ranking.figures()}
                 for run, ranking in zip(self.runs, self.rankings, strict=True)
             ],
+            "open_set": self._open_figures(),
         }
 
 
@@ -131,8 +172,10 @@ class Distances:
         """Negative cosines among the gallery images of one modality, (G, G)."""
         return self._gallery[modality].within
 
-    def score(self, protocol: Protocol, *, reranking: Reranking | None = None) -> ProtocolResult:
-        """One protocol; with `reranking` re-ranked.
+    def score(
+        self, protocol: Protocol, *, reranking: Reranking | None = None, open_set: bool = False
+    ) -> ProtocolResult:
+        """One protocol; with `reranking` re-ranked, else with `open_set` those figures too.
 
         Raises: DatasetError if a side is empty or they share no identity.
         """
@@ -147,6 +190,7 @@ class Distances:
             gallery,
             reranking,
             (self.within_queries(one), self.within_gallery(one.other)) if reranking else None,
+            open_set=open_set and reranking is None,
         )
 
 
@@ -197,7 +241,8 @@ def pool(results: Sequence[ProtocolResult], runs: Sequence[str]) -> ProtocolResu
         for result, run in zip(results, runs, strict=True)
         for own in result.runs
     )
-    return ProtocolResult(results[0].protocol, rankings, names, results[0].reranking)
+    open_sets = tuple(one for result in results for one in result.open_sets)
+    return ProtocolResult(results[0].protocol, rankings, names, results[0].reranking, open_sets)
 
 
 class _Side:
@@ -225,8 +270,10 @@ def _score(
     gallery_samples: Sequence[Sample],
     reranking: Reranking | None,
     within: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    *,
+    open_set: bool = False,
 ) -> ProtocolResult:
-    def rank(seed: int) -> Ranking:
+    def rank(seed: int) -> tuple[Ranking, OpenSet | None]:
         trial = protocol.trial(seed, query_samples, gallery_samples)
         queries = [query_samples[row] for row in trial.queries]
         gallery = [gallery_samples[row] for row in trial.gallery]
@@ -241,20 +288,30 @@ def _score(
             )
         names = np.array([sample.identity for sample in (*queries, *gallery)])
         identities = np.unique(names, return_inverse=True)[1]
-        return evaluate_ranking(
+        query_ids, gallery_ids = identities[: len(queries)], identities[len(queries) :]
+        excluded = protocol.excluded(queries, gallery)
+        ranking = evaluate_ranking(
             chosen,
-            identities[: len(queries)],
-            identities[len(queries) :],
-            excluded=protocol.excluded(queries, gallery),
+            query_ids,
+            gallery_ids,
+            excluded=excluded,
             distinct_identities=protocol.distinct_identities,
+        )
+        if not open_set:
+            return ranking, None
+        # strangers are drawn anew in each trial, as its gallery is
+        return ranking, evaluate_open_set(
+            -chosen, query_ids, gallery_ids, excluded=excluded, seed=seed
         )
 
     # numpy sorts without the interpreter's lock; re-ranking needs the memory for itself
     workers = 1 if reranking else min(_TRIALS_AT_ONCE, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool_of_threads:
-        rankings = tuple(pool_of_threads.map(rank, protocol.seeds))
+        found = tuple(pool_of_threads.map(rank, protocol.seeds))
     runs = tuple(f"seed {seed}" if protocol.draw else "all images" for seed in protocol.seeds)
-    return ProtocolResult(protocol, rankings, runs, reranking)
+    rankings = tuple(ranking for ranking, _ in found)
+    open_sets = tuple(one for _, one in found if one is not None)
+    return ProtocolResult(protocol, rankings, runs, reranking, open_sets)
 
 
 def _block(

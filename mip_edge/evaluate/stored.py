@@ -13,7 +13,7 @@ from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.embedding import check_output
 from mip_edge.errors import GalleryError, OutputError
 from mip_edge.evaluate.camera import CameraPolicy
-from mip_edge.gallery import UNIT_TOLERANCE
+from mip_edge.gallery.match import UNIT_TOLERANCE
 from mip_edge.output import write_beside
 from mip_edge.spec import Embeddings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mip_edge.evaluate.scoring import COUNTS, ProtocolResult
+from mip_edge.open_set import FARS, SPLITS
 
 _COLUMNS = (
     ("Rank-1", "rank1"),
@@ -38,12 +39,37 @@ def format_results(results: Sequence[ProtocolResult]) -> list[str]:
             cells.append(cell)
         cells += [f"{mean[name]:g}" for name in COUNTS]
         lines.append([*cells, str(len(result.rankings))] if several else cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    table = [
+    return [*_aligned(lines), "", *_notes(results), *_open_set(results)]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     ]
-    return [*table, "", *_notes(results)]
+
+
+def _open_set(results: Sequence[ProtocolResult]) -> list[str]:
+    """What happens where not everybody is enrolled; nothing if it was not scored."""
+    shown = [(result.title, means) for result in results if (means := result.open_set())]
+    if not shown:
+        return []
+    heads = ["not all enrolled", *(f"{name}@{far:g}" for name in ("TAR", "DIR") for far in FARS)]
+    lines = [heads]
+    for title, means in shown:
+        rates = [means[name][far] for name in ("tar", "dir") for far in FARS]
+        lines.append([title, *("few" if rate is None else f"{100 * rate:.1f}" for rate in rates)])
+    return [
+        "",
+        *_aligned(lines),
+        "",
+        "TAR@FAR: pairs of one person above the similarity that a share of FAR of pairs of two",
+        "exceeds. DIR@FAR: queries of enrolled people right at rank 1 and above the similarity",
+        "that a share of FAR of strangers' queries exceeds; half of the people are enrolled, mean",
+        f"of {SPLITS} draws. few: fewer than ten false accepts would decide it.",
+        "",
+    ]
 
 
 def _notes(results: Sequence[ProtocolResult]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,50 +12,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mip_edge.errors import SourceError
-from mip_edge.live.box import Detections, suppress
+from mip_edge.live.box import MAX_PEOPLE, Detections, suppress
 
 BOXES_SUFFIX = ".boxes.jsonl"
 
 
-class DetectorKind(str, Enum):
-    """The choices of --detector."""
-
-    NANODET = "nanodet"
-    MOTION = "motion"
-    FILE = "file"
-
-
 class Detector(Protocol):
-    """Boxes of the people in one frame."""
+    """Boxes of the people in frames.
 
-    def detect(self, image: NDArray[np.uint8], index: int) -> Detections:
-        """People in an RGB frame (H, W, 3), the frame's number beside it."""
+    A network has no memory: one object serves all cameras, and gets their frames in one call.
+    What remembers (Motion, RecordedBoxes) belongs to one camera, and takes its frames in order.
+    """
+
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], indices: Sequence[int]
+    ) -> list[Detections]:
+        """People in each RGB frame (H, W, 3), sizes may differ; `indices` are the frames' numbers.
+
+        One entry a frame, in the order given: boxes in its pixels, cut to it, with a positive
+        area, at most MAX_PEOPLE; what was dropped is counted in the entry.
+        """
 
 
 class Motion:
     """Whatever moves before a camera that does not: for scenes where the network finds nobody.
 
     Learns the background as it goes, so one object belongs to one camera. The first frame is all
-    background; who stands still melts into it.
+    background; who stands still melts into it. Frames of another size are a new view: it learns
+    them from nothing.
     """
 
-    def __init__(self, *, min_area: float = 0.002, history: int = 300) -> None:
+    def __init__(
+        self, *, min_area: float = 0.002, history: int = 300, max_people: int = MAX_PEOPLE
+    ) -> None:
+        self._min_area, self._history, self._max_people = min_area, history, max_people
+        self._size: tuple[int, ...] | None = None
+        self._begin()
+
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], indices: Sequence[int]
+    ) -> list[Detections]:
+        """Boxes around what moves and covers at least `min_area` of the frame."""
+        return [self._detect_one(image) for image in images]
+
+    def _begin(self) -> None:
         self._subtractor = cv2.createBackgroundSubtractorMOG2(
-            history=history, varThreshold=25, detectShadows=True
+            history=self._history, varThreshold=25, detectShadows=True
         )
         # With the default of 0.9 somebody who walks slowly is background after 20 frames.
         self._subtractor.setBackgroundRatio(0.7)
-        self._min_area = min_area
         self._frames = 0
 
-    def detect(self, image: NDArray[np.uint8], index: int) -> Detections:
-        """Boxes around what moves and covers at least `min_area` of the frame."""
+    def _detect_one(self, image: NDArray[np.uint8]) -> Detections:
+        if self._size not in (None, image.shape):
+            self._begin()
+        self._size = image.shape
         # The first frames have no background yet: learn them fast and trust them little.
         self._frames += 1
         rate = max(1.0 / self._frames, 0.005)
         blurred = cv2.GaussianBlur(image, (5, 5), 0)
         mask = np.asarray(self._subtractor.apply(blurred, learningRate=rate), np.uint8)
-        return boxes_of_mask(mask, self._min_area) if self._frames > 1 else Detections.empty()
+        if self._frames == 1:
+            return Detections.empty()
+        return boxes_of_mask(mask, self._min_area).surest(self._max_people)
 
 
 def boxes_of_mask(mask: NDArray[np.uint8], min_area: float) -> Detections:
@@ -90,12 +109,20 @@ class RecordedBoxes:
     A frame without a line has nobody in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_people: int = MAX_PEOPLE) -> None:
         self._detections = read_boxes(path)
+        self._max_people = max_people
 
-    def detect(self, image: NDArray[np.uint8], index: int) -> Detections:
-        """The boxes noted for frame `index`."""
-        return self._detections.get(index, Detections.empty())
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], indices: Sequence[int]
+    ) -> list[Detections]:
+        """The boxes noted for each frame, cut to it; also one that fills it is believed."""
+        return [
+            self._detections.get(index, Detections.empty())
+            .within_frame(image.shape[1], image.shape[0], fills=1.0)
+            .surest(self._max_people)
+            for image, index in zip(images, indices, strict=True)
+        ]
 
 
 def boxes_path(video: str) -> Path:
@@ -110,12 +137,16 @@ def read_boxes(path: Path) -> dict[int, Detections]:
             f"--detector file: {path} does not exist; expected the boxes beside the video, "
             "or choose --detector nanodet"
         )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"--detector file: {path} cannot be read as text: {error}") from error
     frames: dict[int, Detections] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 frame, detections = _parse_line(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise SourceError(
                     f"{path}, line {number}: {line[:60]!r} is not "
                     '{"frame": 0, "boxes": [[x1, y1, x2, y2(, score)]]}'
@@ -128,6 +159,8 @@ def _parse_line(entry: dict[str, Any]) -> tuple[int, Detections]:
     boxes = entry["boxes"]
     if any(len(box) not in (4, 5) for box in boxes):
         raise ValueError("a box has 4 or 5 numbers")
-    corners = np.array([box[:4] for box in boxes], np.float32).reshape(-1, 4)
-    scores = np.array([box[4] if len(box) == 5 else 1.0 for box in boxes], np.float32)
+    # A number too large for float32 becomes infinite here, and is refused with its frame.
+    with np.errstate(over="ignore"):
+        corners = np.array([box[:4] for box in boxes], np.float32).reshape(-1, 4)
+        scores = np.array([box[4] if len(box) == 5 else 1.0 for box in boxes], np.float32)
     return int(entry["frame"]), Detections(corners, scores)

@@ -1,94 +1,100 @@
-"""What the cameras look like side by side, on its way to a video file and a window."""
+"""What the cameras look like, on its way to video files and a window."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-import numpy as np
+from mip_edge.live.output import Window
+from mip_edge.live.recorder import Background, Mosaic, Recorder
+from mip_edge.live.view import CameraView
 
-from mip_edge.live.camera import Camera
-from mip_edge.live.identity import Identifier
-from mip_edge.live.options import LiveOptions
-from mip_edge.live.output import VideoFile, Window
-from mip_edge.live.overlay import Picture, TrackLabel, dimmed, draw, tile
-from mip_edge.live.source import SourceState
+logger = logging.getLogger(__name__)
 
-TALLEST = 720
-LONGEST_STILL = 5.0
+
+def tell_failure(output: str, reason: str) -> None:
+    """Where nobody else wants to know: the log."""
+    logger.warning("%s: %s", output, reason)
 
 
 class Screen:
-    """Draws only if somebody looks: --save or --show."""
+    """Draws the cameras if somebody looks: --save or --show.
+
+    `--save out.mp4` is one mosaic of all cameras, `--save folder/` also a video of each. Videos of
+    a live run are drawn and encoded in a thread of their own, from the newest there is; one of
+    recordings that are read frame by frame misses none. A video that fails is told once to
+    `on_failure(output, reason)`, in the thread of the loop.
+    """
 
     def __init__(
-        self, options: LiveOptions, cameras: Sequence[Camera], now: Callable[[], float]
+        self,
+        rates: Mapping[str, float],
+        *,
+        save: Path | None = None,
+        show: bool = False,
+        stepped: bool = False,
+        now: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[str, str], None] = tell_failure,
     ) -> None:
-        """Raises: OutputError if the video cannot be written or there is no display."""
-        self.wanted = True
-        self._cameras, self._now = cameras, now
-        self._window = Window() if options.show else None
-        self._rate = max(camera.source.rate for camera in cameras)
-        self._video = VideoFile(options.save, self._rate) if options.save else None
-        self._path = str(options.save)
-        self._height = min(TALLEST, max(camera.source.height for camera in cameras))
-        self._pictures: dict[str, Picture] = {}
-        self._dimmed: set[str] = set()
-        self._begin, self._written = now(), 0
-        self._stepped = not any(camera.source.threaded for camera in cameras)
+        """`rates`: frames a second by camera; `stepped`: time is the frames', not the clock's.
 
-    def update(self, seen: Sequence[Camera], identifier: Identifier) -> None:
-        """Draw the cameras that have a new frame; write and show all of them."""
-        if self._video is None and self._window is None:
+        Raises: OutputError if a video cannot be written or there is no display.
+        """
+        self.wanted = True
+        """False once the user has closed the window."""
+        self._window = Window() if show else None
+        self._mosaic = Mosaic()
+        self._now, self._stepped, self._on_failure = now, stepped, on_failure
+        self._recorder = Recorder(rates, save) if save is not None else None
+        self._background: Background | None = None
+        if self._recorder is not None and not stepped:
+            self._background = Background(self._recorder.update)
+        self._begin = now()
+
+    def update(self, views: Sequence[CameraView]) -> None:
+        """Record and show what all cameras show now, in the order given."""
+        if not views:
             return
-        for camera in seen:
-            self._pictures[camera.name] = _drawn(camera, identifier)
-            self._dimmed.discard(camera.name)
-        picture = tile([self._picture(camera) for camera in self._cameras], self._height)
-        if self._video is not None:
-            for _ in range(self._due(seen)):
-                self._video.write(picture)
+        if self._recorder is not None:
+            elapsed = max(v.time for v in views) if self._stepped else self._now() - self._begin
+            if self._background is not None:
+                self._background.hand(views, elapsed)
+            else:
+                self._recorder.update(views, elapsed)
+            self._tell()
         if self._window is not None:
-            self.wanted = self._window.show(picture)
+            self.wanted = self._window.show(self._mosaic.draw(views))
 
     def finish(self) -> tuple[str, ...]:
-        """Make the video whole; the names of the files written. Raises: OutputError."""
-        video, self._video = self._video, None
-        return (self._path,) if video is not None and video.finish() else ()
+        """Make the videos whole; the names of the files written."""
+        if self._recorder is None:
+            return ()
+        self._end_background()
+        written = self._recorder.finish()
+        self._tell()
+        self._recorder = None
+        return written
 
     def close(self) -> None:
         """Close the window, and leave no video that was not finished."""
-        if self._video is not None:
-            self._video.discard()
+        if self._recorder is not None:
+            # The run has failed already; what the thread died of must not hide why.
+            with suppress(Exception):
+                self._end_background()
+            self._recorder.discard()
+            self._recorder = None
         if self._window is not None:
             self._window.close()
 
-    def _picture(self, camera: Camera) -> Picture:
-        picture = self._pictures.get(camera.name)
-        if picture is None:
-            picture = np.zeros((camera.source.height, camera.source.width, 3), np.uint8)
-        if camera.source.state is not SourceState.LIVE and camera.name not in self._dimmed:
-            picture = dimmed(picture, camera.header())
-            self._dimmed.add(camera.name)
-        self._pictures[camera.name] = picture
-        return picture
+    def _end_background(self) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            background.join()
 
-    def _due(self, seen: Sequence[Camera]) -> int:
-        """How often this picture goes into the video so that the video keeps the sources' time."""
-        if self._stepped:
-            elapsed = max(camera.frame.time for camera in seen if camera.frame is not None)
-        else:
-            elapsed = self._now() - self._begin
-        due = round(elapsed * self._rate) + 1 - self._written
-        self._written += max(due, 0)
-        # A long silence (all cameras lost) is cut, not filled with one picture for hours.
-        return min(max(due, 0), round(LONGEST_STILL * self._rate))
-
-
-def _drawn(camera: Camera, identifier: Identifier) -> Picture:
-    assert camera.frame is not None
-    assert camera.tracks is not None
-    labels = [
-        TrackLabel(track, *identifier.known((camera.name, track)))
-        for track in camera.tracks.ids.tolist()
-    ]
-    return draw(camera.frame.image, camera.tracks.boxes, labels, camera.header())
+    def _tell(self) -> None:
+        assert self._recorder is not None
+        for output, reason in self._recorder.failures():
+            self._on_failure(output, reason)

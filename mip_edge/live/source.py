@@ -1,102 +1,32 @@
-"""Where frames come from: a file, a camera or a stream, as RGB frames with number and time."""
+"""Frames of one camera, file or stream, read by a thread that nobody has to wait for."""
 
 from __future__ import annotations
 
-import re
-import sys
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
-from typing import Protocol
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mip_edge.errors import OptionError, SourceError
-from mip_edge.spec import Modality
+from mip_edge.errors import SourceError
+from mip_edge.live.capture import Capture, open_capture
+from mip_edge.live.link import Link, SourceState
+from mip_edge.live.reader import OPEN_SECONDS, Picture, Reader
+from mip_edge.live.source_options import SourceOptions
 
-KEYS = ("name", "url", "modality")
-FORM = "name=gate,url=FILE|0|rtsp://...,modality=visible|infrared"
-ASSUMED_RATE = 25.0
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 30.0
-NETWORK_TIMEOUT_MS = 10_000
+__all__ = ["Frame", "SourceState", "VideoSource"]
 
+logger = logging.getLogger(__name__)
 
-def shown_url(url: str) -> str:
-    """A URL as it may be shown: passwords and keys masked, in doubt too much.
-
-    `rtsp://user:secret@host/path?token=t` becomes `rtsp://user:***@host/path?token=***`.
-    """
-    masked = re.sub(r"^(\w[\w+.-]*://[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(
-        r"(?i)([?&][^=&]*(?:pass|pwd|token|key|secret|auth)[^=&]*=)[^&]*", r"\1***", masked
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """One --source."""
-
-    name: str
-    """What the camera is called, everywhere."""
-    url: str = field(repr=False)
-    """A file, the number of a local camera, or a stream; may hold a password."""
-    modality: Modality = Modality.VISIBLE
-    """The light it sees."""
-
-    def __post_init__(self) -> None:
-        if not self.name or not self.url:
-            raise OptionError(f"--source needs a name and a url: {FORM}")
-
-    @classmethod
-    def parse(cls, text: str) -> SourceOptions:
-        """`name=gate,url=...,modality=visible`. Raises: OptionError with one clear line."""
-        values: dict[str, str] = {}
-        # A comma inside a url is kept unless a word and "=" follow it.
-        for part in re.split(r",(?=\s*\w+=)", text):
-            key, equals, value = part.strip().partition("=")
-            if not equals or key not in KEYS:
-                raise OptionError(f"--source has no key {key!r}; expected {FORM}")
-            if key in values:
-                raise OptionError(f"--source gives {key} twice; expected {FORM}")
-            values[key] = value.strip()
-        for key in KEYS:
-            if not values.get(key):
-                named = f" {values['name']}" if values.get("name") else ""
-                raise OptionError(f"--source{named} has no {key}; expected {FORM}")
-        words = [modality.value for modality in Modality]
-        if values["modality"] not in words:
-            raise OptionError(
-                f"--source {values['name']}: modality must be {' or '.join(words)}, "
-                f"got {values['modality']!r}"
-            )
-        return cls(values["name"], values["url"], Modality(values["modality"]))
-
-    @property
-    def shown(self) -> str:
-        """The url without its password."""
-        return shown_url(self.url)
-
-    @property
-    def is_file(self) -> bool:
-        """A recording: it has an end, and can be read faster than it plays."""
-        return not self.url.isdigit() and "://" not in self.url
-
-
-def parse_sources(texts: Sequence[str]) -> tuple[SourceOptions, ...]:
-    """All --source of a command line. Raises: OptionError for none, or a doubled name."""
-    if not texts:
-        raise OptionError(f"no --source; give at least one: --source {FORM}")
-    sources = tuple(SourceOptions.parse(text) for text in texts)
-    names = [source.name for source in sources]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise OptionError(f"--source name {doubled[0]!r} is given twice; names must differ")
-    return sources
+JOIN_SECONDS = 1.0
+TIMED_OUT = 3.0
+LONGEST_BLIND = 0.3
+"""Seconds after which a late frame of a file is shown all the same."""
+SLOW = 2.0
+"""Seconds that a file may be late before it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,61 +34,13 @@ class Frame:
     """One picture of one camera."""
 
     image: NDArray[np.uint8]
-    """(H, W, 3) RGB."""
+    """(H, W, 3) RGB; the size may change from frame to frame."""
     index: int
     """Number from 0; dropped frames are counted, so numbers of a file are those of the file."""
     time: float
-    """Seconds: of a file from its beginning, of a camera since it was opened."""
-
-
-class SourceState(str, Enum):
-    """What a camera is doing."""
-
-    LIVE = "live"
-    LOST = "lost"
-    ENDED = "ended"
-
-
-def retry_pauses() -> Iterator[float]:
-    """Seconds to wait before each new try of a lost stream: 1, 2, 4 ... 30, 30."""
-    pause = FIRST_PAUSE
-    while True:
-        yield pause
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
-class Capture(Protocol):
-    """What is used of cv2.VideoCapture."""
-
-    def isOpened(self) -> bool: ...  # noqa: N802
-    def grab(self) -> bool: ...
-    def retrieve(self) -> tuple[bool, NDArray[np.uint8]]: ...
-    def get(self, propId: int) -> float: ...  # noqa: N803
-    def release(self) -> None: ...
-
-
-def open_capture(options: SourceOptions) -> Capture:
-    """Open the device, file or stream; not yet checked that it gives pictures."""
-    if options.url.isdigit():
-        device = Path(f"/dev/video{options.url}")
-        if sys.platform.startswith("linux") and not device.exists():
-            raise SourceError(f"--source {options.name}: there is no camera {device}")
-        return cv2.VideoCapture(int(options.url))  # type: ignore[return-value]
-    if options.is_file:
-        if not Path(options.url).is_file():
-            raise SourceError(f"--source {options.name}: {options.shown} does not exist")
-        return cv2.VideoCapture(options.url)  # type: ignore[return-value]
-    # Named backend: with any backend, one that fails writes the url with its password to stderr.
-    return cv2.VideoCapture(  # type: ignore[return-value]
-        options.url,
-        cv2.CAP_FFMPEG,
-        [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            NETWORK_TIMEOUT_MS,
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            NETWORK_TIMEOUT_MS,
-        ],
-    )
+    """Seconds: of a file from its beginning, of a camera since its first frame."""
+    captured: float
+    """When it was decoded, on the monotonic clock."""
 
 
 class VideoSource:
@@ -166,7 +48,9 @@ class VideoSource:
 
     A file with `realtime=False` is read by the caller, every frame. Anything else is read by a
     thread that keeps the newest frame: one not fetched in time is dropped and counted. A camera or
-    stream that stops is LOST and tried again with growing pauses; the end of a file is its end.
+    stream that breaks off, or gives nothing for 5 s, is LOST and tried again with growing pauses;
+    where its thread hangs, a new one tries beside it, but never more than one. The end of a file is
+    its end.
     """
 
     def __init__(
@@ -174,51 +58,73 @@ class VideoSource:
         options: SourceOptions,
         *,
         realtime: bool,
-        now: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
         capture: Callable[[SourceOptions], Capture] = open_capture,
+        rng: np.random.Generator | None = None,
     ) -> None:
-        """Raises: SourceError if it does not open or gives no picture."""
+        """`now` is a monotonic clock; `rng` spreads the pauses. Raises: SourceError."""
         self.options = options
-        self.state = SourceState.LIVE
         self.dropped = 0
-        self._open, self._now = capture, now
-        self._capture, first = self._opened()
-        self.height, self.width = first.shape[:2]
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0.5 <= rate <= 240.0 else ASSUMED_RATE
-        self._index = 0
-        self._started = now()
-        self._pending: Frame | None = Frame(first, 0, 0.0)
-        self._failure: BaseException | None = None
-        self._arrived = threading.Condition()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        """Frames that were replaced by a newer one, or skipped because they were late."""
         self.threaded = realtime or not options.is_file
-        if self.threaded:
-            self._thread = threading.Thread(
-                target=self._run, name=f"source-{options.name}", daemon=True
-            )
-            self._thread.start()
+        self._open, self._now = capture, now
+        self._link = Link(now, np.random.default_rng() if rng is None else rng)
+        self._index, self._unreadable = 0, 0
+        self._pending: Frame | None = None
+        self._begin = self._newest = now()
+        self._failure: BaseException | None = None
+        self._closed = False
+        self._deadline = 0.0
+        self._changed = threading.Condition()
+        self._abandoned: Reader | None = None
+        self._reader = Reader(options, capture, now, self._run)
+        try:
+            first = self._first()
+        except BaseException:
+            self.close()
+            raise
+        self.height, self.width = first.image.shape[:2]
+        self.rate = self._reader.rate
+
+    @property
+    def state(self) -> SourceState:
+        """What it is doing."""
+        return self._link.state
+
+    @property
+    def lost_reason(self) -> str:
+        """Why it is LOST, without passwords; empty otherwise."""
+        return self._link.reason
+
+    @property
+    def lost_for(self) -> float:
+        """Seconds since it was lost; 0 if it is not."""
+        return self._link.lost_for
+
+    @property
+    def next_try(self) -> float | None:
+        """Seconds until it is tried again; None while it is live, ended or being tried."""
+        return self._link.next_try
+
+    @property
+    def reconnects(self) -> int:
+        """How often it came back."""
+        return self._link.reconnects
+
+    @property
+    def unreadable(self) -> int:
+        """Frames that could not be decoded."""
+        return self._unreadable + self._reader.unreadable
+
+    @property
+    def age(self) -> float:
+        """Seconds since the newest frame was decoded, whether or not it was handed out."""
+        return self._now() - self._newest
 
     @property
     def next_time(self) -> float:
         """When the next frame of an unthreaded file plays, in its seconds."""
         return self._index / self.rate
-
-    def read(self, timeout: float = 0.0) -> Frame | None:
-        """The newest frame not yet handed out; None if there is none within `timeout` seconds.
-
-        Raises: whatever the reading thread died of.
-        """
-        if not self.threaded:
-            return self._read_next()
-        with self._arrived:
-            if self._pending is None and self.state is not SourceState.ENDED:
-                self._arrived.wait(timeout)
-            frame, self._pending = self._pending, None
-            if frame is None and self._failure is not None:
-                raise self._failure
-            return frame
 
     @property
     def exhausted(self) -> bool:
@@ -226,105 +132,196 @@ class VideoSource:
         over = self.state is SourceState.ENDED and self._pending is None
         return over and self._failure is None
 
-    def close(self) -> None:
-        """Stop and join the thread, let the device go."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._capture.release()
+    def read(self, timeout: float = 0.0) -> Frame | None:
+        """The newest frame not yet handed out; None if there is none within `timeout` seconds.
 
-    def _opened(self) -> tuple[Capture, NDArray[np.uint8]]:
-        capture = self._open(self.options)
-        image = _next_image(capture) if capture.isOpened() else None
-        if image is None:
-            capture.release()
-            raise SourceError(
-                f"--source {self.options.name}: {self.options.shown} gives no picture; "
-                "expected a video file, the number of a camera, or a stream that runs"
-            )
-        return capture, image
-
-    def _read_next(self) -> Frame | None:
-        if self._pending is not None:
-            frame, self._pending = self._pending, None
-        else:
-            image = _next_image(self._capture)
-            if image is None:
-                self.state = SourceState.ENDED
-                return None
-            frame = Frame(image, self._index, self._index / self.rate)
-        self._index = frame.index + 1
+        Also looks whether the thread hangs. Raises: whatever the thread died of.
+        """
+        frame = self._fetch(timeout) if self.threaded else self._read_next()
+        if frame is not None:
+            self.height, self.width = frame.image.shape[:2]
         return frame
 
-    def _run(self) -> None:
+    def stop(self) -> None:
+        """Ask the thread to end, without waiting for it."""
+        with self._changed:
+            if not self._closed:
+                self._deadline = time.monotonic() + JOIN_SECONDS
+            self._closed = True
+            self._reader.dismiss()
+
+    def close(self) -> None:
+        """Stop, and let the device go; a thread that hangs keeps its own and is left behind."""
+        self.stop()
+        if not self._reader.ident:  # never started
+            self._reader.release()
+            return
+        # Counted from when it was asked: of many that hang, all are waited for at the same time.
+        self._reader.join(max(self._deadline - time.monotonic(), 0.0))
+        if any(reader.is_alive() for reader in (self._reader, self._abandoned) if reader):
+            logger.warning(
+                "camera %s: its reading thread hangs and is left behind", self.options.name
+            )
+
+    def _first(self) -> Frame:
+        """The first frame, which stays to be read. Raises: SourceError if there is none."""
+        if not self.threaded:
+            image, captured = self._reader.open()
+            index = self._reader.unreadable
+            self._pending = Frame(image, index, index / self._reader.rate, captured)
+            return self._pending
+        self._reader.start()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._pending is not None or self.state is SourceState.ENDED, OPEN_SECONDS
+            )
+            if self._failure is not None:
+                raise self._failure
+            if self._pending is None:
+                raise SourceError(
+                    f"--source {self.options.name}: {self.options.shown} gave no picture for "
+                    f"{OPEN_SECONDS:g} s; expected a camera or stream that runs"
+                )
+            return self._pending
+
+    def _read_next(self) -> Frame | None:
+        """The next frame of a file; one that cannot be decoded is skipped, and its number too."""
+        frame, self._pending = self._pending, None
+        if frame is None:
+            before = self._reader.unreadable
+            picture = self._reader.next()
+            if picture is None:
+                self._link.end()
+                return None
+            index = self._index + self._reader.unreadable - before
+            frame = Frame(picture[0], index, index / self.rate, picture[1])
+        self._index, self._newest = frame.index + 1, frame.captured
+        return frame
+
+    def _fetch(self, timeout: float) -> Frame | None:
+        with self._changed:
+            self._look_after()
+            if self._pending is None and self.state is not SourceState.ENDED:
+                self._changed.wait(timeout)
+            frame, self._pending = self._pending, None
+            if frame is None and self._failure is not None:
+                raise self._failure
+            return frame
+
+    def _look_after(self) -> None:
+        """Declare a camera LOST whose thread hangs, and try beside it."""
+        stalled = self._reader.stalled()
+        if stalled is None or self.state is SourceState.ENDED or self._closed:
+            return
+        self._link.lose(f"no frame for {stalled:.0f} s", self._newest)
+        if self.options.is_file or (self._abandoned is not None and self._abandoned.is_alive()):
+            return
+        self._abandoned = self._reader
+        self._abandoned.dismiss()
+        self._unreadable += self._abandoned.unreadable
+        pause = self._link.plan()
+        self._reader = Reader(self.options, self._open, self._now, self._run, pause)
+        self._reader.start()
+
+    def _run(self, reader: Reader) -> None:
+        failure: BaseException | None = None
         try:
-            self._started = self._now()
             if self.options.is_file:
-                self._play()
+                self._play(reader)
             else:
-                self._follow()
+                self._follow(reader)
         except BaseException as error:
             # It must reach the main loop: a thread that dies alone looks like a quiet camera.
-            self._failure = error
-        finally:
-            with self._arrived:
-                self.state = SourceState.ENDED
-                self._arrived.notify_all()
+            failure = error
+        reader.release()
+        with self._changed:
+            if reader is self._reader:
+                self._failure = failure
+                self._link.end()
+                self._changed.notify_all()
 
-    def _play(self) -> None:
-        """A file at its own speed; frames that are late already are not even decoded."""
-        period, index = 1.0 / self.rate, 0
+    def _play(self, reader: Reader) -> None:
+        """A file at its own speed; frames that are late already are not even decoded.
+
+        But for one now and then: on a machine that cannot keep up all frames are late.
+        """
+        image, captured = reader.open()
+        index, period = reader.unreadable, 1.0 / reader.rate
+        begin = captured - index * period
+        shown, told = captured, False
+        self._publish(reader, Frame(image, index, index * period, captured))
         while True:
             index += 1
-            wait = self._started + index * period - self._now()
-            if wait > 0 and self._stop.wait(wait):
+            wait = begin + index * period - self._now()
+            reader.expect(False)
+            if not reader.wait(max(wait, 0.0)):
                 return
-            if self._stop.is_set() or not self._capture.grab():
+            reader.expect()
+            if not reader.skip():
                 return
-            if wait < -period:
+            captured = self._now()
+            if wait < -SLOW and not told:
+                told = True
+                logger.warning(
+                    "camera %s: this machine reads it slower than it plays; it is %.0f s late",
+                    self.options.name,
+                    -wait,
+                )
+            if wait < -period and captured - shown < LONGEST_BLIND:
                 self.dropped += 1
                 continue
-            ok, image = self._capture.retrieve()
-            if ok:
-                self._publish(Frame(_to_rgb(image), index, index * period))
+            shown = captured
+            later = reader.retrieve()
+            if later is not None:
+                self._publish(reader, Frame(later, index, index * period, captured))
 
-    def _follow(self) -> None:
+    def _follow(self, reader: Reader) -> None:
         """A camera or stream for as long as it lives, and again when it comes back."""
-        index, pauses = 0, retry_pauses()
-        image: NDArray[np.uint8] | None = None
-        while not self._stop.is_set():
-            image = _next_image(self._capture) if image is None else image
-            if image is not None:
-                index, pauses = index + 1, retry_pauses()
-                self._publish(Frame(image, index, self._now() - self._started))
-                image = None
-                continue
-            self.state = SourceState.LOST
-            self._capture.release()
-            if self._stop.wait(next(pauses)):
-                return
+        first = reader.pause is None
+        while first or self._try_again(reader):
             try:
-                self._capture, image = self._opened()
-            except SourceError:
-                # Still away: that is what the state says already.
-                continue
+                picture: Picture | None = reader.open()
+                while picture is not None:
+                    image, captured = picture
+                    if first:
+                        first, self._begin = False, captured
+                    moment = captured - self._begin
+                    self._publish(reader, Frame(image, self._index, moment, captured))
+                    reader.expect()
+                    picture = reader.next()
+                reason = _broken(self._now() - self._newest)
+            except SourceError as error:
+                if first:
+                    raise
+                reason = str(error).removeprefix(f"--source {self.options.name}: ")
+            with self._changed:
+                if reader.wanted:
+                    self._link.lose(reason, self._newest)
+            reader.release()
+            with self._changed:
+                if not reader.wanted:
+                    return
+                reader.pause = self._link.plan()
 
-    def _publish(self, frame: Frame) -> None:
-        with self._arrived:
+    def _try_again(self, reader: Reader) -> bool:
+        """Wait for the next try; False if none is wanted."""
+        assert reader.pause is not None
+        wanted = reader.wait(reader.pause)
+        if wanted:
+            self._link.try_now()
+        return wanted
+
+    def _publish(self, reader: Reader, frame: Frame) -> None:
+        with self._changed:
+            if not reader.wanted:
+                return
             self.dropped += self._pending is not None
             self._pending = frame
-            self.state = SourceState.LIVE
-            self._arrived.notify_all()
+            self._index, self._newest = frame.index + 1, frame.captured
+            self._link.restore()
+            self._changed.notify_all()
 
 
-def _next_image(capture: Capture) -> NDArray[np.uint8] | None:
-    if not capture.grab():
-        return None
-    ok, image = capture.retrieve()
-    return _to_rgb(image) if ok else None
-
-
-def _to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """BGR ends here."""
-    code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(image, code), np.uint8)
+def _broken(silent: float) -> str:
+    """Why a stream is lost whose last frame came `silent` seconds ago."""
+    return f"no frame for {silent:.0f} s" if silent >= TIMED_OUT else "the stream broke off"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mip_edge.data.dataset import Sample
 from mip_edge.errors import DatasetError, OptionError
-from mip_edge.gallery import similarity
+from mip_edge.gallery.match import similarity
 from mip_edge.look.canvas import CHANCE, COLOURS, open_figure, write_figure
 from mip_edge.metrics import Ranking, evaluate_ranking
 from mip_edge.spec import Embeddings, Modality

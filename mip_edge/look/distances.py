@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mip_edge.data.dataset import Sample
 from mip_edge.errors import OptionError
-from mip_edge.gallery import similarity
+from mip_edge.gallery.match import similarity
 from mip_edge.look.canvas import DIFFERENT, SAME, open_figure, write_figure
 from mip_edge.spec import Embeddings, Modality
 

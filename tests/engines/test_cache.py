@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import mmap
 import os
 import signal
 import subprocess
@@ -413,3 +414,21 @@ def test_the_folder_is_that_of_the_environment_or_the_users(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_root() == tmp_path / "home" / ".cache" / "mip-edge" / "engines"
+
+
+def test_what_is_mapped_is_what_was_built_and_is_not_written_back(cache: EngineCache) -> None:
+    assert cache.map(KEY, lambda: b"plan" * 1000, what=WHAT) == b"plan" * 1000
+    mapped = cache.map(KEY, never, what=WHAT)
+    assert isinstance(mapped, mmap.mmap)
+    assert mapped[:] == b"plan" * 1000
+    mapped[:4] = b"mine"
+    assert cache.get(KEY, never, what=WHAT) == b"plan" * 1000
+    cache.clear()
+    assert mapped[4:8] == b"plan"  # whoever uses it keeps it
+
+
+@pytest.mark.parametrize("damaged", [b"", b"plam", b"pla"])
+def test_what_is_damaged_is_not_mapped(cache: EngineCache, damaged: bytes) -> None:
+    fill(cache).write_bytes(damaged)
+    assert cache.map(KEY, lambda: b"anew", what=WHAT) == b"anew"
+    assert cache.get(KEY, never, what=WHAT) == b"anew"

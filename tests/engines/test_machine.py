@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines.machine import describe_machine, module_version
+from engines.machine import describe_machine, digest_instructions, module_version
 
 
 def test_the_cores_that_the_process_may_use_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +24,17 @@ def test_versions_are_those_of_the_installed_distributions() -> None:
     assert module_version("onnxruntime") == version("onnxruntime")
     assert module_version("cv2").count(".") >= 2  # its distribution has another name
     assert module_version("no_such_module") == "that cannot be imported"
+
+
+def test_instruction_sets_have_a_digest_that_knows_no_order(tmp_path: Path) -> None:
+    def digest(text: str) -> str:
+        (tmp_path / "cpuinfo").write_text(text)
+        return digest_instructions(tmp_path / "cpuinfo")
+
+    first = digest("processor : 0\nflags\t\t: avx2 avx512f\nflags\t\t: avx2 avx512f\n")
+    assert len(first) == 8
+    assert digest("flags : avx512f avx2\ncpu MHz : 2596\n") == first
+    assert digest("flags : avx2\n") != first
+    assert digest("Features : avx2 avx512f\n") == first  # Linux's word on Arm
+    assert digest("nothing of the kind\n") == "unknown"
+    assert digest_instructions(tmp_path / "missing") == "unknown"

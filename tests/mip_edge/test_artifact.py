@@ -139,7 +139,7 @@ def test_an_altered_manifest_is_refused(bundle: Path) -> None:
             "'crops' is missing from precisions.fp32.graphs.visible.parity",
         ),
         (lambda document: document.pop("camera"), "the key 'camera' is missing from the document"),
-        (lambda document: document.update(schema_version=1), "schema version 1.*reads 3"),
+        (lambda document: document.update(schema_version=1), "schema version 1.*reads 4"),
         (lambda document: document.update(format="zip"), "not the manifest of a mip-edge bundle"),
         (lambda document: document["modalities"].update(radar={}), "unknown key 'radar'"),
         (

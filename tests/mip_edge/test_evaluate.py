@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from mip_edge.evaluate.evaluation import (
 )
 from mip_edge.evaluate.protocol import choose_protocols
 from mip_edge.evaluate.ranked import draw_ranked_lists
+from mip_edge.evaluate.scoring import pool
+from mip_edge.open_set import FARS, OpenSet
 from mip_edge.spec import Crop, Embeddings, Modality
 from tests.mip_edge.trees import write_llcm, write_regdb, write_sysu
 
@@ -122,6 +125,35 @@ def test_the_table_and_the_report_say_the_same(root: Path, opened: list[str]) ->
     figures = report.figures()
     assert figures["fingerprints"] == ["f" * 64]
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_a_gallery_without_everybody_is_scored_beside(root: Path, opened: list[str]) -> None:
+    report = evaluate_model("model.safetensors", root, EvaluateOptions(rerank=True))
+    infrared, reranked = report.results[:2]
+    # 8 queries x 8 items: 16 pairs of one person; 48 of two are too few for FAR 0.1
+    (found,) = infrared.open_sets
+    assert (found.genuine_pairs, found.impostor_pairs, found.strangers) == (16, 48, 4)
+    assert infrared.open_set() == {name: dict.fromkeys(FARS) for name in ("tar", "dir")}
+    assert reranked.open_sets == ()
+    figures = report.figures()["results"]
+    assert figures[0]["open_set"]["mean"]["tar"] == {"0.1": None, "0.01": None, "0.001": None}
+    assert figures[1]["open_set"] is None
+    table = format_table(report)
+    line = next(one for one in table.splitlines() if one.startswith("not all enrolled"))
+    assert line.split()[3:] == [f"{name}@{far:g}" for name in ("TAR", "DIR") for far in FARS]
+    assert "infrared to visible      few" in table
+
+
+def test_open_set_rates_are_means_over_runs_that_all_can_tell(
+    root: Path, opened: list[str]
+) -> None:
+    (result, _) = evaluate_model("model.safetensors", root).results
+    first = OpenSet({0.1: 0.5, 0.01: 0.25, 0.001: None}, dict.fromkeys(FARS), 1, 1, 1)
+    second = OpenSet({0.1: 1.0, 0.01: None, 0.001: None}, dict.fromkeys(FARS), 1, 1, 1)
+    pooled = pool([replace(result, open_sets=(one,)) for one in (first, second)], ["a", "b"])
+    means = pooled.open_set()
+    assert means is not None
+    assert means["tar"] == {0.1: 3 / 4, 0.01: None, 0.001: None}
 
 
 def test_an_engine_is_chosen_by_the_kind_of_model_unless_named(

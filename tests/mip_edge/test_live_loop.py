@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from mip_edge.commands import live as command
 from mip_edge.errors import GalleryError, MipEdgeError, OptionError, OutputError, SourceError
-from mip_edge.gallery import MemoryGallery
+from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.live import loop as loop_module
-from mip_edge.live.detector import DetectorKind
 from mip_edge.live.loop import LiveOptions, LiveReport, run_live
-from mip_edge.live.output import VideoFile, Window
-from mip_edge.live.report import Stopwatch
-from mip_edge.live.source import SourceOptions
+from mip_edge.live.need import NeedOptions
+from mip_edge.live.options import FILE
+from mip_edge.live.report import STAGES, Stopwatch
+from mip_edge.live.source_options import SourceOptions
 from mip_edge.spec import Crop, Embeddings, Modality
+from mip_edge.thresholds import ModalityPair, Thresholds
 
 FRAMES = 30
 SHADES = {"anna": 220, "boris": 120}
@@ -40,6 +41,7 @@ class ShadeEmbedder:
 
     fingerprint, dimension = "shades", 2
     min_similarity: float | None = 0.97
+    thresholds: Thresholds | None = None
 
     def __init__(self) -> None:
         self.calls: list[tuple[Modality, int]] = []
@@ -85,7 +87,7 @@ def options(world: dict[str, Path]) -> LiveOptions:
             SourceOptions("gate", str(world["gate"]), Modality.VISIBLE),
             SourceOptions("yard", str(world["yard"]), Modality.INFRARED),
         ),
-        detector=DetectorKind.FILE,
+        detector=FILE,
         realtime=False,
     )
 
@@ -115,31 +117,30 @@ def test_a_person_is_one_identity_on_both_cameras_and_every_box_tells_so(
 
 def test_events_begin_and_end_and_keep_their_schema(options: LiveOptions, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    report = run_live(dataclasses.replace(options, events=path), ShadeEmbedder())
+    report = run_live(dataclasses.replace(options, events=path, margin=0.02), ShadeEmbedder())
     events = events_of(path)
     start, end = events[0], events[-1]
-    assert (start["event"], start["schema"], start["fingerprint"]) == ("start", 1, "shades")
+    assert (start["event"], start["schema"], start["fingerprint"]) == ("start", 2, "shades")
     assert [c["modality"] for c in start["cameras"]] == ["visible", "infrared"]
+    assert start["thresholds"] == dict.fromkeys(
+        ("visible-visible", "infrared-infrared", "visible-infrared"), 0.97
+    )
     assert end["event"] == "end"
     assert end["frames"] == report.frames == 2 * FRAMES
-    assert len(events_of(path, "track_started")) == len(events_of(path, "track_ended")) == 3
-    identities = events_of(path, "identity")
-    keys = {
-        "event",
-        "camera",
-        "frame",
-        "time",
-        "track",
-        "identity",
-        "similarity",
-        "previous",
-        "box",
+    assert all("at" in event for event in events)
+    assert len(events_of(path, "appeared")) == len(events_of(path, "left")) == 3
+    place = {"event", "at", "camera", "frame", "time", "track"}
+    (matched,) = events_of(path, "matched")
+    assert set(matched) == place | {
+        *("identity", "score", "pair", "threshold", "margin", "previous", "box")
     }
-    assert all(set(event) == keys for event in identities)
-    matched = [event for event in identities if event["similarity"] is not None]
-    assert [event["similarity"] >= 0.97 for event in matched] == [True]
+    assert matched["pair"] == "visible-infrared"
+    assert matched["score"] >= matched["threshold"] == 0.97
+    assert [set(event) for event in events_of(path, "new")] == [
+        place | {"identity", "previous", "box"}
+    ] * 2
     assert events_of(path, "box") == []
-    assert [e["state"] for e in events_of(path, "camera")] == ["ended", "ended"]
+    assert len(events_of(path, "camera_ended")) == 2
 
 
 def test_one_embedding_call_a_modality_and_step(options: LiveOptions) -> None:
@@ -155,7 +156,8 @@ def test_one_embedding_call_a_modality_and_step(options: LiveOptions) -> None:
 def test_cameras_of_one_modality_share_a_call(options: LiveOptions) -> None:
     sources = tuple(dataclasses.replace(s, modality=Modality.VISIBLE) for s in options.sources)
     embedder = ShadeEmbedder()
-    run_live(dataclasses.replace(options, sources=sources), embedder)
+    need = NeedOptions(max_age=0.0, per_track_gap=0.0)
+    run_live(dataclasses.replace(options, sources=sources, need=need), embedder)
     assert max(count for _, count in embedder.calls) == 3
 
 
@@ -249,17 +251,21 @@ def test_a_run_that_fails_leaves_no_video_and_no_end(options: LiveOptions, tmp_p
     assert events_of(path, "end") == []
 
 
-def test_the_threshold_is_as_asked_else_the_models_else_a_guess_that_is_told(
+def test_thresholds_are_as_asked_else_the_models_else_a_guess_that_is_told(
     options: LiveOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedder = ShadeEmbedder()
-    asked = dataclasses.replace(options, min_similarity=0.9)
-    assert loop_module.threshold(asked, embedder) == 0.9
-    assert loop_module.threshold(options, embedder) == 0.97
+    across = ModalityPair.VISIBLE_INFRARED
+    asked = dataclasses.replace(options, thresholds={across: 0.9})
+    found = loop_module.choose_thresholds(asked, embedder)
+    assert (found.similarities[across], found.of(Modality.VISIBLE, Modality.VISIBLE)) == (0.9, 0.97)
+    assert loop_module.choose_thresholds(options, embedder) == Thresholds.uniform(0.97)
     assert caplog.messages == []
     embedder.min_similarity = None
-    assert loop_module.threshold(options, embedder) == 0.6
+    assert loop_module.choose_thresholds(options, embedder) == Thresholds.uniform(0.6)
     assert "min_similarity=0.60 is a guess" in caplog.text
+    embedder.thresholds = Thresholds.uniform(0.4)
+    assert loop_module.choose_thresholds(options, embedder) == Thresholds.uniform(0.4)
 
 
 def test_what_is_there_is_not_written_over_unless_told(
@@ -295,6 +301,8 @@ def test_a_source_that_does_not_open_leaves_nothing_behind(
         ({"sources": ()}, "at least one --source"),
         ({"min_score": 0.0}, "--min-score"),
         ({"max_frames": 0}, "--max-frames"),
+        ({"detect_every": 0}, "--detect-every"),
+        ({"detector": "yolo"}, "--detector must be"),
         ({"events_boxes": True}, "--events-boxes needs --events"),
     ],
 )
@@ -303,32 +311,6 @@ def test_options_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(OptionError, match=words):
         dataclasses.replace(options, **change)
-
-
-def test_a_video_file_must_be_an_mp4_in_a_folder_that_is_there(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"writes \.mp4"):
-        VideoFile(tmp_path / "out.avi", 10)
-    with pytest.raises(OutputError, match="does not exist"):
-        VideoFile(tmp_path / "none" / "out.mp4", 10)
-
-
-def test_a_video_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
-    video = VideoFile(tmp_path / "out.mp4", 10)
-    video.write(np.zeros((64, 64, 3), np.uint8))
-    video._written += 1
-    with pytest.raises(OutputError, match="is the disk full"):
-        video.finish()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_display_is_told_before_the_toolkit_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(OutputError, match="--save"):
-        Window()
 
 
 def test_percentiles_are_of_the_milliseconds_measured() -> None:
@@ -351,7 +333,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Put the embedder of this test in the place of a bundle's."""
     calls: list[tuple[Any, ...]] = []
 
-    def fake_run(options: LiveOptions, bundle: Path, opening: dict[str, Any]) -> LiveReport:
+    def fake_run(
+        options: LiveOptions, bundle: Path, opening: dict[str, Any], **gallery: Any
+    ) -> LiveReport:
         calls.append((options, bundle, opening))
         return run_live(options, ShadeEmbedder())
 
@@ -385,7 +369,7 @@ def test_the_command_prints_a_table_or_json(
     figures = json.loads(plain.stdout)
     assert figures["identities"] == 2
     assert figures["frames_per_second"] > 0
-    assert set(figures["latencies"]) == {"detect", "embed", "match", "total"}
+    assert set(figures["latencies"]) == set(STAGES)
     assert opened[1][1:] == (
         tmp_path,
         {"engine": "openvino", "precision": "fp32", "share_weights": False},
@@ -418,7 +402,7 @@ def test_the_command_opens_the_embedder_as_its_options_say(
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--source", "name=door,url=0"], "has no modality"),
+        (["--source", "name=door,url=0,modality=x-ray"], "modality must be"),
         (["--source", "name=gate,url=0,modality=visible"], "given twice"),
         (["--events-boxes"], "--events"),
     ],

@@ -42,6 +42,13 @@ QUANTIZED = {
 }
 
 
+LIVE = {
+    "world": "--small --seconds 20 --cameras 2",
+    # The data is that of other people than the weights', which are random.
+    "calibrate-thresholds": "--never-seen --rounds 1 --bootstrap 5 --far 0.1",
+}
+
+
 def commands(title: str = "## From a folder of crops") -> list[list[str]]:
     """The `mip-edge` lines of a section, with continuation lines joined."""
     text = README.read_text()
@@ -138,6 +145,30 @@ def test_the_readme_quantizes_times_and_builds(
         assert result.exit_code == 0, (command, result.output)
     for name in ("int8/visible.int8.onnx", "int8-report/int8.png", "benchmark.md"):
         assert Path(name).is_file(), name
+
+
+def test_the_readme_films_a_site_recognises_people_in_it_and_forgets_one(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lay_out(tiny_checkpoint, people=4)
+    asked = commands("## Live: many cameras")
+    assert [command[0] for command in asked] == [
+        *("world", "calibrate-thresholds", "live", "gallery", "gallery", "live")
+    ]
+    export = ["export", "runs/mine/best.safetensors", "-o", "bundle"]
+    assert CliRunner().invoke(cli, export).exit_code == 0
+    for command in asked[:-1]:
+        less = shlex.split(LIVE.get(command[0], ""))
+        result = CliRunner().invoke(cli, [*command, *less])
+        assert result.exit_code == 0, (command, result.output)
+        assert ("hand-overs" in result.output) == (command[0] == "live")
+    assert {path.suffix for path in Path("videos").iterdir()} == {".mp4"}
+    # The cameras of the last are nobody's here: its options are, and what it says of them.
+    result = CliRunner().invoke(cli, [*asked[-1], "--precision", "fp32"])
+    assert result.exit_code != 0
+    assert "--source gate: rtsp://user:***@gate/stream" in result.output
+    assert "password" not in result.output
 
 
 def test_the_readme_trains_and_scores_sysu_and_regdb(

@@ -1,0 +1,400 @@
+"""The gallery itself: rows in SQLite are the truth, an index beside them finds the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mip_edge.errors import GalleryError
+from mip_edge.gallery import people
+from mip_edge.gallery.base import GalleryBounds, IdentityMatch, IdentityRecord, TrackletRecord
+from mip_edge.gallery.connection import MEMORY, Connection
+from mip_edge.gallery.index import VectorIndex
+from mip_edge.gallery.match import check_embeddings, check_top_k
+from mip_edge.gallery.store import Addition, Store
+from mip_edge.gallery.vector import renormalise
+from mip_edge.spec import Crop, Embeddings, Modality
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SLACK = 0.02
+"""How far the index's cosine may be below the true one."""
+_JPEG_QUALITY = 85
+
+
+class StoredGallery:
+    """A gallery whose truth is a `Connection`; see `MemoryGallery` and `SqliteGallery`.
+
+    An identity answers with the best of its embeddings of each light. Of each identity and light
+    at most `bounds.prototypes` are kept; when one too many comes, the older of the two most alike
+    goes, so that the views kept stay different and the newest is always among them. One thread at
+    a time.
+    """
+
+    def __init__(
+        self, db: Connection, bounds: GalleryBounds, index: VectorIndex, dimension: int
+    ) -> None:
+        self._db = db
+        self._bounds = bounds
+        self._index = index
+        self._store = Store(db, dimension, bounds.prototypes)
+        self._dimension = dimension
+        self._fingerprint = str(self._store.meta("fingerprint"))
+        self._thumbnails = bool(self._store.meta("thumbnails"))
+        self._newest = 0
+        self._removals = -1
+        self._version = -1
+        db.on_failure(self._resynchronise)
+        self._refresh()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the one model whose embeddings are kept here."""
+        return self._fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Length of one embedding."""
+        return self._dimension
+
+    @property
+    def keeps_thumbnails(self) -> bool:
+        """Whether this gallery was made to keep pictures."""
+        return self._thumbnails
+
+    @property
+    def index(self) -> VectorIndex:
+        """What finds the nearest; to be looked at, not changed."""
+        return self._index
+
+    @property
+    def name(self) -> str:
+        """How errors call it."""
+        return "the gallery" if self._db.path == MEMORY else self._db.path
+
+    def require(self, fingerprint: str, dimension: int) -> None:
+        """Refuse an embedder that did not fill this gallery. Raises: GalleryError."""
+        if fingerprint != self._fingerprint:
+            raise GalleryError(
+                f"{self.name} was filled by model {self._fingerprint[:12]}, the embedder is model "
+                f"{fingerprint[:12]}; their embeddings cannot be compared: take that model, or "
+                "build the gallery anew"
+            )
+        if dimension != self._dimension:
+            raise GalleryError(
+                f"{self.name} holds {self._dimension}-wide embeddings, the embedder makes "
+                f"{dimension}; build the gallery anew"
+            )
+
+    def add(
+        self,
+        embedding: NDArray[np.float32],
+        *,
+        identity: int | None = None,
+        camera: str,
+        modality: Modality,
+        time: float,
+        tracklet: str = "",
+        quality: float = 1.0,
+        thumbnail: Crop | None = None,
+    ) -> int:
+        """Keep one embedding, as `base.Gallery.add` says."""
+        rows = check_embeddings(embedding[np.newaxis], self._dimension)
+        self._refresh()
+        known = None if identity is None else self._store.current(identity)
+        jpeg = _encode(thumbnail) if self._thumbnails and thumbnail is not None else None
+        who = self._store.new_identity() if known is None else known
+        self._db.begin()
+        key, home = self._store.insert(
+            Addition(rows[0], who, camera, modality, time, tracklet, quality, jpeg)
+        )
+        gone = self._store.drop_redundant(home, modality)
+        self._index.add([key], renormalise(rows))
+        self._newest = key
+        self._drop(gone)
+        self._db.commit_if_due()
+        return who
+
+    def new_identity(self) -> int:
+        """A number that was never given out, for `add_many`."""
+        return self._store.new_identity()
+
+    def add_many(
+        self, additions: Sequence[Addition], *, labels: Mapping[int, str] | None = None
+    ) -> None:
+        """Keep many embeddings of identities whose numbers are known, all or none of them.
+
+        Raises: GalleryError as `add`.
+        """
+        if not additions:
+            return
+        rows = np.stack([new.embedding for new in additions])
+        check_embeddings(rows, self._dimension)
+        self._refresh()
+        self._db.commit()
+        self._db.begin()
+        keys, homes = [], set()
+        for new in additions:
+            key, home = self._store.insert(new)
+            keys.append(key)
+            homes.add(home)
+        gone = [key for home in sorted(homes) for key in people.keep_to_cap(self._store, home)]
+        for identity, label in (labels or {}).items():
+            self._store.label(identity, label)
+        self._db.commit()
+        self._index.add(keys, renormalise(rows))
+        self._newest = keys[-1]
+        self._drop(gone)
+
+    def search(
+        self,
+        embeddings: Embeddings,
+        *,
+        top_k: int,
+        min_similarity: float,
+        except_tracklet: str | None = None,
+    ) -> list[list[IdentityMatch]]:
+        """For each query (Q, D) its best identities, as `base.Gallery.search` says.
+
+        Beyond the index's exact limit the identities come from codes, and one may be missed; the
+        similarities are exact always.
+        """
+        check_top_k(top_k)
+        queries = check_embeddings(embeddings, self._dimension)
+        self._refresh()
+        return [self._answer(q, top_k, min_similarity, except_tracklet or None) for q in queries]
+
+    def embeddings_of(self, identity: int) -> tuple[Embeddings, list[Modality]]:
+        """All that is kept of one identity: (N, D), and the modality of each row."""
+        self._refresh()
+        views, embeddings = self._store.views([self._store.current(identity)])
+        return embeddings, [view.modality for view in views]
+
+    def reassign(self, tracklet: str, identity: int) -> None:
+        """Give all embeddings of one tracklet to another identity. Raises: GalleryError."""
+        self._refresh()
+        self._drop(people.reassign(self._store, tracklet, identity))
+        self._db.commit_if_due()
+
+    def merge(self, identity: int, into: int) -> int:
+        """`identity` was `into` all the time; gives the number of this merge, for `undo_merge`."""
+        self._refresh()
+        number = people.merge(self._store, identity, into)
+        self._db.commit()
+        return number
+
+    def undo_merge(self, merge: int) -> int:
+        """What was merged becomes an identity again; gives it. Raises: GalleryError."""
+        self._refresh()
+        identity = people.undo_merge(self._store, merge)
+        self._db.commit()
+        return identity
+
+    def split(self, identity: int, tracklets: Collection[str]) -> int:
+        """Take tracklets away from an identity; gives the new identity that they become."""
+        self._refresh()
+        new, gone = people.split(self._store, identity, tracklets)
+        self._drop(gone)
+        self._db.commit()
+        return new
+
+    def forget(self, identity: int) -> None:
+        """Remove an identity and all that is known of it, for good.
+
+        Its rows are overwritten with zeros, and the log of SQLite is written back and emptied.
+        Raises: GalleryError for a number that is none, or if another process reads that log.
+        """
+        self._refresh()
+        gone = people.forget(self._store, self._store.current(identity))
+        self._db.commit()
+        self._drop(gone)
+        if not self._db.truncate_log():
+            raise GalleryError(
+                f"identity {identity} is removed, but old copies stay in {self.name}-wal while "
+                "another process reads it: end that, and run mip-edge gallery prune"
+            )
+
+    def prune(self, now: float) -> list[int]:
+        """Keep to the bounds, `now` in the time of `add`; gives the identities that went.
+
+        Those with a label stay, whatever the bounds say.
+        """
+        self._refresh()
+        identities, gone = people.prune(self._store, self._bounds, now, len(self._index))
+        self._db.commit()
+        self._drop(gone)
+        return identities
+
+    def label(self, identity: int, label: str) -> None:
+        """Give an identity a name; an empty one takes it away. Raises: GalleryError."""
+        self._refresh()
+        self._store.label(self._store.current(identity), label)
+        self._db.commit()
+
+    def identities(self) -> list[IdentityRecord]:
+        """All identities that have an embedding, by number."""
+        self._refresh()
+        return self._store.identity_records()
+
+    def tracklets(self, identity: int) -> list[TrackletRecord]:
+        """All tracklets of one identity that have an embedding, by time."""
+        self._refresh()
+        return self._store.tracklet_records(identity)
+
+    def stored_rows(self) -> Iterator[list[Addition]]:
+        """All embeddings as they came, without thumbnails, in parts."""
+        self._refresh()
+        return self._store.additions()
+
+    def has_tracklet(self, name: str) -> bool:
+        """Whether a tracklet of that name is there."""
+        return self._store.has_tracklet(name)
+
+    def labels(self) -> dict[int, str]:
+        """The label of each identity that has one."""
+        return self._store.labels()
+
+    def current(self, identity: int) -> int:
+        """Who that identity is now, after merges. Raises: GalleryError for none or forgotten."""
+        self._refresh()
+        return self._store.current(identity)
+
+    def merges_into(self, identity: int) -> list[tuple[int, int]]:
+        """Number of each merge that can be undone, and the identity that it brought."""
+        self._refresh()
+        return people.merges_into(self._store, identity)
+
+    def compact(self) -> None:
+        """Give the disk back what was removed, and empty SQLite's log. Raises: GalleryError."""
+        self._db.commit()
+        self._db.read("VACUUM")
+        self._db.truncate_log()
+
+    def thumbnails(self, identity: int) -> dict[str, bytes]:
+        """The JPEG of each tracklet of an identity that has one."""
+        return self._store.thumbnails(identity)
+
+    def flush(self) -> None:
+        """What was added is in the file, and others may write. Raises: GalleryError."""
+        self._db.commit()
+
+    def close(self) -> None:
+        """Let files go; what was added stays. Closing twice is allowed."""
+        if self._db.is_open:
+            try:
+                self._refresh()
+                self._store.give_back_numbers()
+            finally:
+                self._db.close()
+
+    def __len__(self) -> int:
+        self._refresh()
+        return len(self._index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _answer(
+        self,
+        query: NDArray[np.float32],
+        top_k: int,
+        min_similarity: float,
+        except_tracklet: str | None,
+    ) -> list[IdentityMatch]:
+        near = self._near(query, top_k, min_similarity, except_tracklet)
+        views, embeddings = self._store.views(near)
+        cosines = np.clip(embeddings @ query, -1.0, 1.0)
+        best: dict[tuple[int, Modality], IdentityMatch] = {}
+        for row in np.argsort(-cosines, kind="stable"):
+            view, cosine = views[row], float(cosines[row])
+            if cosine < min_similarity:
+                break
+            who = (view.identity, view.modality)
+            if who not in best and view.tracklet != except_tracklet:
+                best[who] = IdentityMatch(
+                    view.identity, cosine, view.camera, view.modality, view.time
+                )
+        kept = list(dict.fromkeys(identity for identity, _ in best))[:top_k]
+        return [match for match in best.values() if match.identity in kept]
+
+    def _near(
+        self,
+        query: NDArray[np.float32],
+        top_k: int,
+        min_similarity: float,
+        except_tracklet: str | None,
+    ) -> list[int]:
+        """The `top_k` identities whose embeddings are nearest by the index, nearest first."""
+        near: dict[int, None] = {}
+        for keys, cosines in self._index.rank(query):
+            if len(keys) == 0 or cosines[0] < min_similarity - _SLACK:
+                break
+            where = self._store.look_up(keys.tolist())
+            for key in keys.tolist():
+                identity, tracklet = where.get(key, (None, ""))
+                if identity is not None and tracklet != except_tracklet:
+                    near.setdefault(identity)
+                    if len(near) == top_k:
+                        return list(near)
+        return list(near)
+
+    def _drop(self, keys: Sequence[int]) -> None:
+        """The index follows what the tables have lost by our own hand."""
+        if keys:
+            self._index.remove(keys)
+        self._removals = self._store.removals
+
+    def _refresh(self) -> None:
+        """See what another process has written since the last look."""
+        if self._db.in_transaction:
+            return  # nobody else can have
+        version = self._db.version()
+        if version == self._version:
+            return
+        removals = int(self._store.meta("removals"))
+        if removals != self._removals:
+            present = self._store.keys()
+            held = self._index.keys()
+            self._index.remove(held[~np.isin(held, present)])
+        for keys, embeddings in self._store.vectors(above=self._newest):
+            self._index.add(keys, embeddings)
+            self._newest = keys[-1]
+        self._version, self._removals = version, removals
+        self._store.removals = removals
+
+    def _resynchronise(self) -> None:
+        """What was written was taken back: the index follows."""
+        present = self._store.keys()
+        held = self._index.keys()
+        self._index.remove(held[~np.isin(held, present)])
+        missing = set(present.tolist()) - set(held.tolist())
+        if missing:
+            for keys, embeddings in self._store.vectors():
+                rows = [row for row, key in enumerate(keys) if key in missing]
+                self._index.add([keys[row] for row in rows], embeddings[rows])
+        self._newest = int(present.max(initial=0))
+        self._removals = self._store.removals = int(self._store.meta("removals"))
+
+
+def _encode(thumbnail: Crop) -> bytes:
+    done, jpeg = cv2.imencode(
+        ".jpg",
+        cv2.cvtColor(thumbnail, cv2.COLOR_RGB2BGR),
+        [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY],
+    )
+    assert done, "OpenCV encodes any uint8 image"
+    return jpeg.tobytes()
