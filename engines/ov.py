@@ -10,6 +10,7 @@ import openvino
 
 from engines.base import Inputs
 from engines.ov_cache import CompiledGraph, is_cached, open_cached
+from engines.signal_stack import kept_signal_stack
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.spec import Embeddings, Modality
@@ -24,6 +25,7 @@ _SEED = 5
 class OvBackend:
     """One compiled model with one request, or for throughput one for each of its streams."""
 
+    @kept_signal_stack()
     def __init__(
         self,
         source: Bundle,
@@ -115,6 +117,7 @@ class OvBackend:
         """(N, D), copied out of the memory that the requests use again."""
         return self._run(self._requests, inputs)
 
+    @kept_signal_stack()
     def close(self) -> None:
         """Drop the requests and with them the model, then the memory that it read from."""
         del self._requests

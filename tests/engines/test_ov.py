@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,26 @@ def test_a_batch_that_does_not_run_is_one_line(tiny_bundle: Path) -> None:
     backend = ov.OvBackend.open(bundle, Modality.VISIBLE, threads=1, precision="fp32")
     with pytest.raises(EngineError, match=r"cannot run .*visible\.onnx"):
         backend.embed({"images": np.zeros((1, 2, 2, 3), np.uint8)})
+
+
+CTRL_C = """
+import os, signal, sys
+from engines.table import open_engine
+from mip_edge.spec import Modality
+
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+engines = [open_engine(sys.argv[1], modality=m, engine="openvino") for m in Modality]
+os.kill(os.getpid(), signal.SIGINT)
+for engine in engines:
+    engine.close()
+os.kill(os.getpid(), signal.SIGINT)
+print(len(heard))
+"""
+
+
+def test_ctrl_c_is_heard_while_engines_are_open_and_after_they_closed(tiny_bundle: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", CTRL_C, str(tiny_bundle)], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, "2"), ran.stderr
