@@ -1,6 +1,6 @@
 """Which embeddings are nearest to a query: all compared while they are few, short codes beyond.
 
-Beyond `EXACT_LIMIT` every embedding has a code of 512 bits, the signs of its projections on as many
+Beyond `EXACT_LIMIT` every embedding has a code of 256 bits, the signs of its projections on as many
 directions. A query is compared with all codes (Charikar 2002: the share of bits that differ tells
 the angle), and the few hundred nearest are then compared by their components in eight bits. Unlike
 a graph (HNSW) this takes an embedding in microseconds, gives up a forgotten one at once and wholly,
@@ -28,7 +28,7 @@ EXACT_LIMIT = 20_000
 """Embeddings up to which every one is compared; 20,000 x 512 take 40 MB and about 2 ms."""
 FIRST_CHUNK = 32
 SORTED_FIRST = 512
-BITS = 512
+BITS = 256
 """Of a code."""
 SHORTLISTS = (256, 2048)
 """Codes whose embeddings are compared, first and at most; who stands further is nobody's match."""
