@@ -53,7 +53,7 @@ def benchmark(
     """Time a gallery of drawn embeddings at several sizes.
 
     It lies in a temporary folder, and is removed. Each size: adding one by one and many at once,
-    opening, searching for ten identities, recall, memory, file.
+    opening, naming the ten nearest, searching for ten identities, recall, memory, file.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -77,8 +77,8 @@ def benchmark(
     if as_json:
         click.echo(json.dumps([asdict(cost) for cost in costs], indent=2))
         return
-    head = ["size", "index", "add/s", "bulk/s", "open s", "query ms", "p95 ms", "recall@10"]
-    head += ["index MB", "process MB", "file MB"]
+    head = ["size", "index", "add/s", "bulk/s", "open s", "nearest ms", "query ms", "p95 ms"]
+    head += ["recall@10", "index MB", "process MB", "file MB"]
     rows = [[str(v) for k, v in asdict(c).items() if k != "dimension"] for c in costs]
     if markdown:
         lines = [head, ["---"] * len(head), *rows]

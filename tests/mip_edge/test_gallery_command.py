@@ -209,9 +209,11 @@ def test_the_benchmark_measures_an_exact_gallery_and_leaves_nothing(
     words = ("benchmark", "--size", 300, "--dimension", 16, "--queries", 5)
     (cost,) = json.loads(run(*words, "--json").stdout)
     assert (cost["size"], cost["index"], cost["recall_at_10"]) == (300, "exact", 1.0)
-    assert all(cost[name] > 0 for name in ("add_rate", "bulk_rate", "query_ms", "file_mb"))
+    assert all(
+        cost[name] > 0 for name in ("add_rate", "bulk_rate", "nearest_ms", "query_ms", "file_mb")
+    )
     table = run(*words, "--markdown").stdout.splitlines()
-    assert [line.count("|") for line in table] == [12, 12, 12]
+    assert [line.count("|") for line in table] == [13, 13, 13]
     assert list(tmp_path.iterdir()) == []
 
 
