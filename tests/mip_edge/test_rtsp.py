@@ -190,25 +190,25 @@ def test_a_real_rtsp_server_that_freezes_is_lost_and_comes_back(
 
 @pytest.mark.servers
 def test_fifty_restarts_of_a_server_leave_no_thread_no_file_and_no_memory_behind(
-    wanted: None, mjpeg: Server, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+    rtsp: Server, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_module, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(link_module, "FIRST_PAUSE", 0.01)
-    url = f"http://user:secret@127.0.0.1:{mjpeg.port}/gate"
-    source = VideoSource(SourceOptions("gate", url), realtime=True)
+    source = VideoSource(rtsp_options(rtsp), realtime=True)
     stack.callback(source.close)
     used, memory = [], []
     for _ in range(50):
-        mjpeg.kill()
+        rtsp.kill()
         until(lambda: lost(source), 5.0)
-        mjpeg.start()
+        rtsp.start()
         until(lambda: seen(source), WAITED_FOR)
         used.append(resources())
         memory.append(resident_kilobytes())
     assert source.reconnects == 50
     assert set(used[5:]) == {used[0]}
     slope = np.polyfit(range(40), memory[10:], 1)[0]
-    assert slope < 20.0, f"{slope:.1f} kB a restart"
+    # A frame that stayed behind would be hundreds.
+    assert slope < 50.0, f"{slope:.1f} kB a restart"
 
 
 def test_a_real_stream_that_changes_its_size_goes_on(mjpeg: Server, stack: ExitStack) -> None:
