@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mip_edge.commands.shared import (
+    embedder_engine_option,
     engine_options_option,
     precision_option,
     read_engine_options,
@@ -41,13 +42,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Play so many hours of film as fast as it goes instead, and watch the memory.",
 )
-@click.option(
-    "--engine",
-    default="onnxruntime",
-    show_default=True,
-    metavar="NAME",
-    help="Runtime of the embedder; `mip-edge doctor` lists those that open here.",
-)
+@embedder_engine_option
 @precision_option
 @engine_options_option
 @click.option(

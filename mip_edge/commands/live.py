@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mip_edge.commands.shared import (
+    embedder_engine_option,
     engine_options_option,
     precision_option,
     read_engine_options,
@@ -43,13 +44,7 @@ logger = logging.getLogger(__name__)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A TOML file of cameras and of the times between them, instead of --source.",
 )
-@click.option(
-    "--engine",
-    default="onnxruntime",
-    show_default=True,
-    metavar="NAME",
-    help="Runtime of the embedder; `mip-edge doctor` lists those that open here.",
-)
+@embedder_engine_option
 @precision_option
 @engine_options_option
 @share_weights_option

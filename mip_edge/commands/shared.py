@@ -15,6 +15,13 @@ engine_option = click.option(
     help="What runs the model: onnxruntime, openvino, torch, tensorrt, tensorrt-rtx, or auto: the "
     "fastest that is installed, measured once.",
 )
+embedder_engine_option = click.option(
+    "--engine",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME",
+    help="Runtime of the embedder; `mip-edge doctor` lists those that open here.",
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8", "int8-fp16", "auto"]),

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.gpu_crop import FrameBox
 from mip_edge.spec import Crop
 
 
 def view(image: NDArray[np.uint8], box: NDArray[np.float32]) -> Crop:
     """The pixels of one box (4,) inside a frame (H, W, 3), at least one; part of the frame."""
-    height, width = image.shape[:2]
-    x1, y1 = min(max(int(box[0]), 0), width - 1), min(max(int(box[1]), 0), height - 1)
-    x2, y2 = max(math.ceil(box[2]), x1 + 1), max(math.ceil(box[3]), y1 + 1)
-    return image[y1:y2, x1:x2]
+    pixels = FrameBox.around(0, image.shape, box)
+    return image[pixels.y1 : pixels.y2, pixels.x1 : pixels.x2]
 
 
 def cut(image: NDArray[np.uint8], box: NDArray[np.float32]) -> Crop:
