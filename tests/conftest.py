@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+from mip_edge.cli import ConsoleHandler
+from mip_edge.doctor import PACKAGES
 
 if TYPE_CHECKING:
     import onnx
+
+# The same examples each time, and no clock: what passed here passes on a busy machine too.
+# To look further: pytest --hypothesis-profile default
+settings.register_profile("mip-edge", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("mip-edge")
 
 CAMERAS = [
     {"name": "gate", "modality": "visible"},
@@ -21,6 +32,19 @@ CAMERAS = [
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes to the engine cache of whoever runs it."""
     monkeypatch.setenv("MIP_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a command sets up in this process is gone before the next test counts its lines."""
+    loggers = [logging.getLogger(name) for name in (None, *PACKAGES)]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, ConsoleHandler)]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import cache as cache_module
@@ -216,6 +216,7 @@ def test_a_damaged_entry_is_built_anew_and_told_in_one_line(
     assert cache.get(KEY, never, what=WHAT) == b"fresh"
 
 
+@settings(deadline=None)  # each example waits for the disk
 @given(content=st.binary(max_size=60), flip=st.integers(0, 479))
 def test_no_flipped_bit_is_ever_handed_out(content: bytes, flip: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
