@@ -21,6 +21,7 @@ from rich.progress import Progress
 from engines.base import Engine
 from engines.cache import EngineCache, EngineKey
 from engines.machine import describe_machine, module_version
+from engines.plan import graph_digest
 from engines.turns import time_calls
 from mip_edge.artifact import Bundle
 from mip_edge.errors import EngineError
@@ -65,15 +66,16 @@ class Question:
     """What every candidate is opened with."""
 
     def key(self) -> EngineKey:
-        """What the answer is remembered by."""
+        """What the answer is remembered by: all that can change it, and nothing else."""
         modules = sorted({module for held in self.runtimes.values() for module in held})
         listed = ", ".join(str(candidate) for candidate in self.candidates)
+        precisions = sorted({candidate.precision for candidate in self.candidates})
         return EngineKey(
-            graph_digest=hashlib.sha256(self.bundle.manifest.to_json().encode()).hexdigest(),
+            graph_digest=_digest_graphs(self.bundle, precisions),
             runtime="measured choice",
             version=", ".join(f"{module} {module_version(module)}" for module in modules),
             device=describe_machine(),
-            precision=", ".join(sorted({candidate.precision for candidate in self.candidates})),
+            precision=", ".join(precisions),
             shapes=f"{BATCH} crops",
             options=f"form {_FORM}; {listed}; threads {self.threads}; "
             f"{sorted(self.options.items())}",
@@ -209,6 +211,24 @@ def _time_in_turn(
         candidate: statistics.median(times) / BATCH
         for candidate, times in zip(engines, spent, strict=True)
     }
+
+
+def _digest_graphs(bundle: Bundle, precisions: Iterable[str]) -> str:
+    """SHA-256 over what is timed: graphs with their weights, and what they take and give.
+
+    The manifest has more, such as thresholds, that may change and leave every engine as fast.
+    """
+    manifest = bundle.manifest
+    timed = [
+        [
+            precision,
+            manifest.specs[modality].promise(unified=bundle.unified),
+            graph_digest(bundle, bundle.path / graph.file),
+        ]
+        for precision in precisions
+        for modality, graph in manifest.precisions[precision].graphs.items()
+    ]
+    return hashlib.sha256(json.dumps(timed, sort_keys=True).encode()).hexdigest()
 
 
 def _ranked(milliseconds: Mapping[Candidate, float]) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from engines.base import Engine, Inputs
 from engines.cache import EngineCache
 from engines.choice import BATCH, Candidate, Measured, Question, choose, measure
 from engines.fake import FakeBackend
-from mip_edge.artifact import Bundle, Manifest
+from mip_edge.artifact import Bundle, FileRecord, Graph, Manifest, Precision
 from mip_edge.errors import EngineError
 from mip_edge.spec import EmbedderSpec, Embeddings, Modality
+from mip_edge.thresholds_record import LearntThresholds
 
 SPEC = EmbedderSpec(Modality.VISIBLE, 8, 4, 16, "abc")
 FAST, SLOW, LAME = (Candidate(name, "fp32") for name in ("fast", "slow", "lame"))
@@ -62,12 +64,23 @@ class TimedBackend(FakeBackend):
         self.bench.open.remove(self.candidate)
 
 
+def make_bundle(folder: Path, *precisions: str) -> Bundle:
+    """Graphs that no engine would open, each with a weight file, and two files beside them."""
+    folder.mkdir(exist_ok=True)
+    records = {name: FileRecord("3" * 64, 5) for name in ("NOTICE", "other.bin")}
+    for name in precisions:
+        (folder / f"{name}.onnx").write_bytes(f"a graph with weights in {name}.bin".encode())
+        records |= {f"{name}.onnx": FileRecord("1" * 64, 7), f"{name}.bin": FileRecord("2" * 64, 9)}
+    held = {name: Precision({SPEC.modality: Graph(f"{name}.onnx")}) for name in precisions}
+    lights = {SPEC.modality: SPEC}, {SPEC.modality: "none"}
+    return Bundle(folder, Manifest("f" * 64, {}, *lights, held, files=records))
+
+
 def make_question(tmp_path: Path, *candidates: Candidate) -> Question:
-    manifest = Manifest("f" * 64, {}, {SPEC.modality: SPEC}, {SPEC.modality: "none"}, {})
+    precisions = {candidate.precision for candidate in candidates}
+    bundle = make_bundle(tmp_path / "bundle", *sorted(precisions))
     runtimes = {candidate.engine: ("numpy",) for candidate in candidates}
-    return Question(
-        "engine auto, precision auto", Bundle(tmp_path / "bundle", manifest), candidates, runtimes
-    )
+    return Question("engine auto, precision auto", bundle, candidates, runtimes)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -154,6 +167,61 @@ def test_it_is_measured_once(
     assert bench.now > spent
 
 
+def with_manifest(question: Question, **changed: Any) -> Question:
+    bundle = question.bundle
+    return replace(question, bundle=replace(bundle, manifest=replace(bundle.manifest, **changed)))
+
+
+def with_files(question: Question, *names: str) -> Question:
+    """The same, where these files are others."""
+    files = question.bundle.manifest.files
+    return with_manifest(
+        question, files={**files, **{name: FileRecord("4" * 64, 11) for name in names}}
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda question: with_manifest(
+            question, learnt=LearntThresholds(0.01, {}, {}, {}, "somebody")
+        ),
+        lambda question: with_manifest(question, min_similarity=0.5),
+        lambda question: with_files(question, "NOTICE", "thresholds.json", "other.bin"),
+        lambda question: with_manifest(
+            question, created_by="another version", licence="another", provenance={"note": "x"}
+        ),
+        lambda question: with_manifest(
+            question, specs={SPEC.modality: replace(SPEC, fingerprint="another")}
+        ),
+        lambda question: replace(
+            question, bundle=make_bundle(question.bundle.path, "fp32", "int8")
+        ),
+    ],
+    ids=["thresholds", "threshold", "files", "notes", "name", "precision nobody asked for"],
+)
+def test_what_no_engine_computes_is_not_measured_anew(
+    tmp_path: Path, cache: EngineCache, change: Callable[[Question], Question]
+) -> None:
+    bench = Bench(SPEEDS)
+    question = make_question(tmp_path, FAST, SLOW)
+    choose(question, bench.open_one, cache=cache, clock=bench.clock)
+    calls = len(bench.calls)
+    assert choose(change(question), bench.open_one, cache=cache, clock=bench.clock) == FAST
+    assert len(bench.calls) == calls
+
+
+def test_a_precision_that_came_to_the_bundle_is_measured_anew(
+    tmp_path: Path, cache: EngineCache
+) -> None:
+    bench = Bench({FAST: 1.0, SLOW: 1.25, Candidate("slow", "int8"): 0.5})
+    before = make_question(tmp_path, FAST, SLOW)
+    assert choose(before, bench.open_one, cache=cache, clock=bench.clock) == FAST
+    after = make_question(tmp_path, FAST, SLOW, Candidate("slow", "int8"))
+    found = choose(after, bench.open_one, cache=cache, clock=bench.clock)
+    assert found == Candidate("slow", "int8")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -161,15 +229,17 @@ def test_it_is_measured_once(
         lambda question: replace(question, options={"hint": "throughput"}),
         lambda question: replace(question, candidates=(FAST, LAME)),
         lambda question: replace(question, runtimes={"fast": ("numpy", "onnxruntime")}),
-        lambda question: replace(
-            question,
-            bundle=replace(
-                question.bundle, manifest=replace(question.bundle.manifest, fingerprint="e" * 64)
-            ),
+        lambda question: with_files(question, "fp32.onnx"),
+        lambda question: with_files(question, "fp32.bin"),
+        lambda question: with_manifest(
+            question, specs={SPEC.modality: replace(SPEC, height=SPEC.height + 1)}
         ),
+        lambda question: with_manifest(question, layout="unified"),
     ],
-    ids=["threads", "options", "candidates", "runtimes", "bundle"],
-)
+    ids=[
+        "threads", "options", "candidates", "runtimes", "graph", "weights", "crops", "layout",
+    ],
+)  # fmt: skip
 def test_another_question_is_measured_anew(
     tmp_path: Path, change: Callable[[Question], Question]
 ) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from engines.plan import graph_digest
+from engines.table import AUTO, settle
 from mip_edge.artifact import Bundle, open_bundle
 from mip_edge.cli import cli
 from mip_edge.data.folder import read_folder, split_validation
@@ -30,6 +31,7 @@ from mip_edge.thresholding.learning import Learning, LearningOptions, learn_thre
 from mip_edge.thresholding.people import choose_people
 from mip_edge.thresholding.tracklet import Comparisons, compare_tracklets
 from mip_edge.thresholds import ModalityPair, Thresholds
+from tests.engines.layouts import write_negated
 
 VISIBLE, INFRARED = Modality.VISIBLE, Modality.INFRARED
 BOTH = ModalityPair.VISIBLE_VISIBLE
@@ -345,6 +347,17 @@ def test_all_else_in_the_bundle_stays_to_the_byte(tiny_bundle: Path, calibrated:
     for modality in Modality:
         graphs = before.graph_path(modality), after.graph_path(modality)
         assert graph_digest(before, graphs[0]) == graph_digest(after, graphs[1])
+
+
+def test_thresholds_let_a_measured_choice_stand(
+    tiny_bundle: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = write_negated(tiny_bundle, tmp_path / "bundle")  # with a second precision
+    taken = settle(open_bundle(bundle), "onnxruntime", AUTO, threads=1)
+    calibrate_thresholds(bundle, data, SMALL, STATED)
+    with caplog.at_level(logging.INFO, logger="engines.choice"):
+        assert settle(open_bundle(bundle), "onnxruntime", AUTO, threads=1) == taken
+    assert "measured before" in caplog.text
 
 
 def test_an_embedder_has_the_thresholds_of_its_bundle(tiny_bundle: Path, calibrated: Path) -> None:
