@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mip_edge.artifact import open_bundle
 from mip_edge.data.dataset import Dataset
@@ -13,6 +14,8 @@ from mip_edge.errors import DatasetError, OptionError
 
 OWN = "own"
 """Camera policy: each image gets the embedding of the camera that took it, as published."""
+WITHOUT = "the network has no camera embedding"
+"""Reason of the policy `none` that nobody chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,19 @@ def choose_policy(path: Path, dataset: Dataset, asked: str | None) -> CameraPoli
                 f"--camera {asked}: {path} is no checkpoint, and its camera policy is baked in; "
                 "evaluate the checkpoint, or export anew with another --camera"
             )
-        return CameraPolicy(read_baked(path), "baked into the bundle")
+        return read_baked(path)
+    from mip_edge.checkpoint import read_metadata  # torch is loaded only on this way
+
+    record = read_metadata(path)
+    obstacle = _obstacle(record, dataset)
+    if asked == OWN and obstacle is not None:
+        raise OptionError(f"--camera own: {obstacle}; choose --camera mean or none")
+    if obstacle == WITHOUT and asked in (None, "mean", "none"):
+        return CameraPolicy("none", WITHOUT)
     if asked not in (None, OWN):
         return CameraPolicy(str(asked), "asked for with --camera")
-    obstacle = _obstacle(path, dataset)
     if obstacle is None:
         return CameraPolicy(OWN, "the checkpoint knows the cameras of the data set")
-    if asked == OWN:
-        raise OptionError(f"--camera own: {obstacle}; choose --camera mean or none")
     return CameraPolicy("mean", obstacle)
 
 
@@ -75,14 +83,17 @@ def is_checkpoint(path: Path) -> bool:
     return default_engine(path) == "torch"
 
 
-def _obstacle(path: Path, dataset: Dataset) -> str | None:
-    """Why the images cannot have their own cameras' embeddings; None if they can."""
+def _obstacle(record: Mapping[str, Any], dataset: Dataset) -> str | None:
+    """Why the images cannot have their own cameras' embeddings; None if they can.
+
+    `record` is what the checkpoint says of itself.
+    """
+    if not _has_cameras(record.get("options") or {}):
+        return WITHOUT
     samples = [*dataset.query, *dataset.gallery]
     if not samples or any(sample.camera is None for sample in samples):
         return "the data set does not say which camera took an image"
-    from mip_edge.checkpoint import read_metadata  # torch is loaded only on this way
-
-    table: Sequence[Mapping[str, object]] = read_metadata(path).get("cameras") or []
+    table: Sequence[Mapping[str, object]] = record.get("cameras") or []
     if not table:
         return "the checkpoint names no cameras"
     known = {(entry["name"], entry["modality"]) for entry in table}
@@ -92,9 +103,17 @@ def _obstacle(path: Path, dataset: Dataset) -> str | None:
     return None
 
 
-def read_baked(path: Path) -> str:
+def read_baked(path: Path) -> CameraPolicy:
     """The camera policy of a bundle, for both modalities."""
-    policies = open_bundle(path).manifest.camera
+    manifest = open_bundle(path).manifest
+    reason = "baked into the bundle" if _has_cameras(manifest.model) else WITHOUT
+    policies = manifest.camera
     if len(set(policies.values())) == 1:
-        return next(iter(policies.values()))
-    return ", ".join(f"{modality.value} {policy}" for modality, policy in policies.items())
+        return CameraPolicy(next(iter(policies.values())), reason)
+    told = ", ".join(f"{modality.value} {policy}" for modality, policy in policies.items())
+    return CameraPolicy(told, reason)
+
+
+def _has_cameras(options: Mapping[str, Any]) -> bool:
+    """Whether a network of these options adds anything for a camera; True if they do not say."""
+    return bool(options.get("cameras", True))

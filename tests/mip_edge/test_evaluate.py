@@ -19,7 +19,7 @@ from mip_edge.data.folder import read_folder
 from mip_edge.data.image import read_image, write_image
 from mip_edge.data.readers import read_dataset
 from mip_edge.errors import DatasetError, GalleryError, OptionError, OutputError
-from mip_edge.evaluate.camera import choose_policy
+from mip_edge.evaluate.camera import CameraPolicy, choose_policy
 from mip_edge.evaluate.embed import embed_dataset
 from mip_edge.evaluate.evaluation import (
     EvaluateOptions,
@@ -66,7 +66,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every model opens as a ToneEmbedder; gives the engines that were asked for."""
+    """Every model opens as a ToneEmbedder and says nothing of itself; gives the engines that were
+    asked for."""
     engines: list[str] = []
 
     def open_tones(path: str | Path, engine: str, *, precision: str) -> nullcontext[ToneEmbedder]:
@@ -74,7 +75,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return nullcontext(ToneEmbedder())
 
     monkeypatch.setattr("mip_edge.evaluate.embed.Embedder.open", open_tones)
-    monkeypatch.setattr("mip_edge.evaluate.camera.read_baked", lambda path: "mean")
+    monkeypatch.setattr("mip_edge.checkpoint.read_metadata", lambda path: {})
+    monkeypatch.setattr(
+        "mip_edge.evaluate.camera.read_baked", lambda path: CameraPolicy("mean", "made up")
+    )
     return engines
 
 
@@ -231,7 +235,6 @@ def test_a_checkpoint_is_evaluated_from_end_to_end(root: Path) -> None:
     checkpoint.save(MIP(options), path)
     report = evaluate_model(path, root, batch=4)
     assert len(report.fingerprints[0]) == 64
-    assert report.camera.policy == "mean"
     assert [direction.ranking.queries for direction in report.directions] == [8, 8]
 
 
@@ -255,9 +258,8 @@ def run(*words: object) -> Result:
 
 
 @pytest.fixture
-def model(tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(tmp_path: Path, opened: list[str]) -> Path:
     """A checkpoint that says nothing of itself, and opens as a ToneEmbedder."""
-    monkeypatch.setattr("mip_edge.checkpoint.read_metadata", lambda path: {})
     path = tmp_path / "model.safetensors"
     path.touch()
     return path
@@ -438,6 +440,59 @@ def test_each_image_gets_its_own_camera_if_the_checkpoint_knows_it(
     sysu = read_dataset("sysu", trees["sysu"], parts=("query",))
     policy = choose_policy(named, sysu, None)
     assert policy.reason == "the checkpoint does not know the infrared cam3"
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose network has no camera embedding."""
+    pytest.importorskip("torch", reason="a checkpoint needs torch")
+    from mip_edge import checkpoint
+    from mip_edge.model.mip import MIP
+    from mip_edge.model.options import MIPOptions
+
+    path = tmp_path_factory.mktemp("blind") / "blind.safetensors"
+    checkpoint.save(
+        MIP(MIPOptions(width=16, depth=12, heads=2, image_size=(64, 32), stride=16)), path
+    )
+    return path
+
+
+@pytest.mark.parametrize("asked", [None, "mean", "none"])
+def test_a_network_without_camera_embedding_is_said_to_have_none(
+    blind: Path, trees: dict[str, Path], asked: str | None
+) -> None:
+    report = evaluate_model(blind, trees["regdb"], EvaluateOptions("regdb", camera=asked))
+    line = "Camera embedding: none (the network has no camera embedding)."
+    assert line in format_table(report)
+    told = {"policy": "none", "reason": "the network has no camera embedding"}
+    assert report.figures()["camera"] == told
+
+
+def test_a_network_without_camera_embedding_has_no_camera_to_be_asked_for(
+    blind: Path, trees: dict[str, Path]
+) -> None:
+    for asked, message in (
+        ("own", "--camera own: the network has no camera embedding"),
+        ("gate", "--camera 'gate' is unknown to this checkpoint; it knows: none, mean"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            evaluate_model(blind, trees["regdb"], EvaluateOptions("regdb", camera=asked))
+
+
+def test_the_bundle_of_a_network_without_camera_embedding_says_so_too(
+    blind: Path, trees: dict[str, Path], tmp_path: Path
+) -> None:
+    from export.bundle import export_bundle
+
+    bundle = tmp_path / "bundle"
+    export_bundle(blind, bundle)
+    report = evaluate_model(bundle, trees["regdb"], EvaluateOptions("regdb"))
+    assert report.camera.policy == "none"
+    assert report.camera.reason == "the network has no camera embedding"
+    assert "visible.onnx | fp32 | none |" in (bundle / "report.md").read_text()
+    saved = tmp_path / "saved.npz"
+    evaluate_model(bundle, trees["regdb"], EvaluateOptions("regdb"), save_embeddings=saved)
+    assert evaluate_model(saved, trees["regdb"], EvaluateOptions("regdb")).camera.policy == "none"
 
 
 def test_a_bundle_tells_the_camera_policy_that_is_baked_into_it(
