@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.arena import shared_arena
 from engines.base import Inputs
 from engines.cuda import CudaError, Device, DeviceBatch
 from engines.trt_log import log_of, logged_reason, way_out
+from engines.trt_tensor import Signature, Tensor, in_words, promised
 from mip_edge.errors import EngineError
 from mip_edge.spec import EmbedderSpec, Embeddings, Modality
 
@@ -29,23 +29,6 @@ MAX_GRAPHS = 8
 _ON_DEVICE = 0
 """Instead of a batch size: the context for crops that are on the device."""
 CLEAR = "Clear it with: mip-edge cache clear"
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One input or output: a row is what belongs to one crop."""
-
-    row: tuple[int, ...]
-    dtype: np.dtype[Any]
-    address: int
-    host: NDArray[Any]
-    """Pinned, (max_batch, *row)."""
-
-    def upload(self, device: Device, count: int, stream: int) -> None:
-        device.upload(self.address, self.host[:count].reshape(-1).view(np.uint8), stream)
-
-    def download(self, device: Device, count: int, stream: int) -> None:
-        device.download(self.host[:count].reshape(-1).view(np.uint8), self.address, stream)
 
 
 @dataclass(slots=True)
@@ -211,38 +194,27 @@ class Runner:
     def _check(self, specs: Mapping[Modality, EmbedderSpec]) -> int:
         """Compare the plan with what the bundle promises; its largest batch."""
         # No local name for the engine here and below: an error that is kept, kept it too.
-        spec = specs.get(Modality.VISIBLE) or next(iter(specs.values()))
-        expected: dict[str, tuple[np.dtype[Any], tuple[int, ...], bool]] = {
-            "images": (np.dtype(np.uint8), (-1, *spec.batch_shape), True),
-            "embeddings": (np.dtype(np.float32), (-1, spec.dimension), False),
-        }
-        if len(specs) > 1:
-            expected["modality"] = (np.dtype(np.int64), (-1,), True)
+        expected = promised(specs)
         found = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             kind = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
             is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
-            found[name] = (kind, tuple(self._engine.get_tensor_shape(name)), is_input)
+            shape = tuple(self._engine.get_tensor_shape(name))
+            found[name] = Signature(kind, shape, is_input)
         if found != expected:
             raise EngineError(
-                f"{self._what} is of another bundle: it has {_words(found)}, expected "
-                f"{_words(expected)}. {CLEAR}"
+                f"{self._what} is of another bundle: it has {in_words(found)}, expected "
+                f"{in_words(expected)}. {CLEAR}"
             )
         _, _, largest = self._engine.get_tensor_profile_shape("images", 0)
         return int(largest[0])
 
-    def _make(self, stack: ExitStack, name: str) -> _Tensor:
+    def _make(self, stack: ExitStack, name: str) -> Tensor:
         """Memory of the largest batch, on both sides."""
-        device = self._device
         row = tuple(self._engine.get_tensor_shape(name))[1:]
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-        size = self.max_batch * int(np.prod(row, dtype=np.int64)) * dtype.itemsize
-        address = device.allocate(size)
-        stack.callback(device.free, address)
-        pinned = device.pin(size)
-        stack.callback(device.unpin, pinned)
-        return _Tensor(row, dtype, address, pinned.view(dtype).reshape(self.max_batch, *row))
+        return Tensor.make(self._device, row, dtype, self.max_batch, stack=stack)
 
     def _memory(self) -> int:
         """Bytes of activations at the largest batch; `_v2` came with TensorRT 10.1."""
@@ -369,10 +341,3 @@ class Runner:
         self._how = self._compiled = None
         del self._engine
         del self._runtime
-
-
-def _words(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], bool]]) -> str:
-    return ", ".join(
-        f"{'input' if is_input else 'output'} {name} {kind} {shape}"
-        for name, (kind, shape, is_input) in sorted(tensors.items())
-    )

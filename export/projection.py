@@ -89,23 +89,6 @@ class Projection:
         }
 
 
-def learn_projection(
-    embeddings: Embeddings,
-    dimension: int,
-    *,
-    whiten: bool,
-    identities: int,
-    centre: bool = False,
-) -> Projection:
-    """The best `dimension` directions of unit embeddings (N, D) of training crops of both lights.
-
-    Raises: as `learn_projections`.
-    """
-    return learn_projections(
-        embeddings, [dimension], whiten=whiten, identities=identities, centre=centre
-    )[0]
-
-
 def learn_projections(
     embeddings: Embeddings,
     dimensions: Sequence[int],

@@ -15,13 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.ort import open_graph
 from engines.parity import cosines
 from export.half import KINDS, MOVING, PRODUCTS, convert, kept_names, named, tensor_types, to_half
+from export.options import MIN_COSINE_FP16
 from mip_edge.errors import OptionError, ParityError
 from mip_edge.spec import Batch, Embeddings
 
 logger = logging.getLogger(__name__)
 
-MIN_COSINE = 0.9995
-"""Smallest cosine of a float16 embedding with its reference, over the crops looked at."""
 CHUNK = 8
 """Crops a run; the first chunks decide what costs most, and a try ends at the first that fails."""
 _KINDS_BY_COST: tuple[tuple[str, ...], ...] = ((), ("norm",), ("norm", "residual"))
@@ -51,7 +50,7 @@ def find_kept(
     *,
     rows: NDArray[np.int64] | None = None,
     start: Sequence[str] = (),
-    min_cosine: float = MIN_COSINE,
+    min_cosine: float = MIN_COSINE_FP16,
 ) -> HalfReport:
     """The cheapest float16 form of a float32 graph whose smallest cosine is at least `min_cosine`.
 

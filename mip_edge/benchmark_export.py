@@ -22,7 +22,7 @@ from export.options import ExportOptions
 from mip_edge import checkpoint
 from mip_edge.artifact import open_bundle
 from mip_edge.benchmark_machine import describe_machine
-from mip_edge.benchmark_turns import check_counts, show_progress, time_in_turn
+from mip_edge.benchmark_turns import check_counts, check_given, show_progress, time_in_turn
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.model.mip import MIP
 from mip_edge.model.options import MIPOptions
@@ -75,9 +75,7 @@ class ExportBenchmarkOptions:
             if engine not in ENGINES or ENGINES[engine].opens != "bundle":
                 known = ", ".join(name for name, kind in ENGINES.items() if kind.opens == "bundle")
                 raise OptionError(f"--engine must be one of {known}, got {engine!r}")
-        for flag, given in (("engine", self.engines), ("modality", self.modalities)):
-            if not given:
-                raise OptionError(f"--{flag} must be given at least once")
+        check_given(engine=self.engines, modality=self.modalities)
         check_counts(self.batches, self.repeats)
         self.network()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from engines.table import AUTO, DEFAULT_PRECISION, ENGINES, read_options
 from mip_edge.artifact import Bundle
-from mip_edge.benchmark_turns import check_counts
+from mip_edge.benchmark_turns import check_counts, check_given
 from mip_edge.errors import OptionError
 from mip_edge.spec import Modality
 
@@ -53,9 +53,7 @@ class BenchmarkOptions:
                 raise OptionError(
                     f"--engine {engine} does not open a bundle; give its weights with --checkpoint"
                 )
-        for flag, given in (("engine", self.engines), ("precision", self.precisions)):
-            if not given:
-                raise OptionError(f"--{flag} must be given at least once")
+        check_given(engine=self.engines, precision=self.precisions)
         if self.memory and AUTO in self.engines:
             raise OptionError("--memory measures engines by their names; name them instead of auto")
         check_counts(self.batches, self.repeats)

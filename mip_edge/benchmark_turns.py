@@ -21,6 +21,13 @@ WARM_UPS = 2
 _SEED = 7
 
 
+def check_given(**given: Sequence[object]) -> None:
+    """Raises: OptionError for an option, by its name, that was given no value at all."""
+    for name, values in given.items():
+        if not values:
+            raise OptionError(f"--{name} must be given at least once")
+
+
 def check_counts(batches: Sequence[int], repeats: int) -> None:
     """Raises: OptionError for a batch or a number of calls below 1, or no batch at all."""
     if not batches or min(batches) < 1:

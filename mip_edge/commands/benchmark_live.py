@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mip_edge.commands.live_options import (
+    detect_every_option,
+    detector_option,
+    live_threads_option,
+    max_identities_option,
+)
 from mip_edge.commands.shared import (
     embedder_engine_option,
     engine_options_option,
@@ -45,27 +51,13 @@ if TYPE_CHECKING:
 @embedder_engine_option
 @precision_option
 @engine_options_option
-@click.option(
-    "--detector",
-    default="motion",
-    show_default=True,
-    metavar="nanodet|motion|FILE.toml",
-    help="Who finds the people; motion finds the drawn people of a film best, nanodet costs what "
-    "real cameras cost.",
+@detector_option(
+    "motion",
+    recorded=False,
+    note=" motion finds the drawn people of a film best, nanodet costs what real cameras cost.",
 )
-@click.option(
-    "--detect-every",
-    type=click.IntRange(min=1),
-    show_default="as often as the machine can; every frame with --hours",
-    help="Look for people in every n-th frame.",
-)
-@click.option(
-    "--max-identities",
-    default=10_000,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="People that the gallery keeps.",
-)
+@detect_every_option("--hours")
+@max_identities_option
 @click.option(
     "--gallery",
     "gallery_path",
@@ -73,12 +65,7 @@ if TYPE_CHECKING:
     show_default="a file that is removed",
     help="Where the gallery is kept.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    show_default="the runtime's choice",
-    help="Threads of the detector and of the embedder.",
-)
+@live_threads_option
 @click.option(
     "--markdown",
     type=click.Path(dir_okay=False, path_type=Path),

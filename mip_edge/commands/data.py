@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from mip_edge.commands.shared import dataset_option
+
 
 @click.group()
 def data() -> None:
@@ -15,13 +17,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
-@click.option(
-    "--dataset",
-    type=click.Choice(("folder", "sysu", "regdb", "llcm")),
-    default="folder",
-    show_default=True,
-    help="Layout of DATA: our own, or SYSU-MM01, RegDB or LLCM as they are handed out.",
-)
+@dataset_option()
 @click.option(
     "--split",
     type=click.IntRange(1, 10),

@@ -9,6 +9,7 @@ import click
 
 from mip_edge.commands.shared import (
     batch_option,
+    dataset_option,
     engine_option,
     engine_options_option,
     precision_option,
@@ -19,13 +20,7 @@ from mip_edge.commands.shared import (
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--dataset",
-    type=click.Choice(["folder", "sysu", "regdb", "llcm"]),
-    default="folder",
-    show_default=True,
-    help="Layout of DATA, and the protocols that go with it.",
-)
+@dataset_option(note="; each has its own protocols")
 @click.option(
     "--protocol",
     "protocols",

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from mip_edge.commands.shared import dataset_option, split_option
+
 
 @click.command()
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -87,20 +89,8 @@ from click.core import ParameterSource
     help="Data set whose query and gallery score every graph, and whose training part --dim is "
     "learned from.  [default: no accuracy is measured]",
 )
-@click.option(
-    "--dataset",
-    default="folder",
-    show_default=True,
-    type=click.Choice(["folder", "sysu", "regdb", "llcm"]),
-    help="Layout of --data.",
-)
-@click.option(
-    "--split",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 10),
-    help="Which of the ten splits of RegDB.",
-)
+@dataset_option("--data")
+@split_option
 @click.option(
     "--dim",
     "dimensions",

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mip_edge.commands.live_options import (
+    detect_every_option,
+    detector_option,
+    live_threads_option,
+    max_identities_option,
+)
 from mip_edge.commands.shared import (
     embedder_engine_option,
     engine_options_option,
@@ -48,21 +54,8 @@ logger = logging.getLogger(__name__)
 @precision_option
 @engine_options_option
 @share_weights_option
-@click.option(
-    "--detector",
-    default="nanodet",
-    show_default=True,
-    metavar="nanodet|motion|file|FILE.toml",
-    help="Who finds the people: the network that comes with mip-edge, motion before a camera that "
-    "stands still, boxes from VIDEO.boxes.jsonl beside a recorded video, or an ONNX network of "
-    "your own that FILE.toml describes.",
-)
-@click.option(
-    "--detect-every",
-    type=click.IntRange(min=1),
-    show_default="as often as the machine can; every frame with --no-realtime",
-    help="Look for people in every n-th frame; between them tracks are moved on.",
-)
+@detector_option("nanodet", recorded=True)
+@detect_every_option("--no-realtime")
 @click.option(
     "--min-score",
     default=0.5,
@@ -143,13 +136,7 @@ logger = logging.getLogger(__name__)
     help="Keep the people who were seen in this file, and know them again next time.",
 )
 @click.option("--thumbnails", is_flag=True, help="Keep a picture of each tracklet in --gallery.")
-@click.option(
-    "--max-identities",
-    default=10_000,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="People that the gallery keeps; those seen longest ago go first.",
-)
+@max_identities_option
 @click.option(
     "--max-age",
     type=click.FloatRange(min=0, min_open=True),
@@ -215,12 +202,7 @@ logger = logging.getLogger(__name__)
     help="Folder of `mip-edge world make`: compare with what is known of its film. What is seen "
     "is kept in memory for it, some hundred bytes a frame; nothing else grows with time.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    show_default="the runtime's choice",
-    help="Threads of the detector and of the embedder.",
-)
+@live_threads_option
 @click.option("--overwrite", is_flag=True, help="Replace what lies at --save and --events.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts and times as JSON.")
 def live(

@@ -9,10 +9,12 @@ import click
 
 from mip_edge.commands.shared import (
     batch_option,
+    dataset_option,
     engine_option,
     engine_options_option,
     precision_option,
     read_engine_options,
+    split_option,
 )
 
 
@@ -26,20 +28,8 @@ from mip_edge.commands.shared import (
     required=True,
     help="Folder for the pictures, index.html and look.json.",
 )
-@click.option(
-    "--dataset",
-    type=click.Choice(("folder", "sysu", "regdb", "llcm")),
-    default="folder",
-    show_default=True,
-    help="Layout of DATA.",
-)
-@click.option(
-    "--split",
-    type=click.IntRange(1, 10),
-    default=1,
-    show_default=True,
-    help="Split of RegDB.",
-)
+@dataset_option()
+@split_option
 @click.option(
     "--part",
     type=click.Choice(("test", "train")),

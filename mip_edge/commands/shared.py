@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 engine_option = click.option(
     "--engine",
@@ -77,6 +79,24 @@ batch_option = click.option(
     show_default=True,
     help="Images read and embedded at once.",
 )
+split_option = click.option(
+    "--split",
+    type=click.IntRange(1, 10),
+    default=1,
+    show_default=True,
+    help="Which of the ten splits of RegDB.",
+)
+
+
+def dataset_option(of: str = "DATA", *, note: str = "") -> Callable[[Command], Command]:
+    """`--dataset`; `of` is what the command calls the data set."""
+    return click.option(
+        "--dataset",
+        type=click.Choice(("folder", "sysu", "regdb", "llcm")),
+        default="folder",
+        show_default=True,
+        help=f"Layout of {of}: our own, or SYSU-MM01, RegDB or LLCM as they are handed out{note}.",
+    )
 
 
 def read_engine_options(model: Path, engine: str | None, texts: Iterable[str]) -> dict[str, Any]:

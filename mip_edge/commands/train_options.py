@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from mip_edge.commands.shared import Command, dataset_option, split_option
+
 _POSITIVE = click.IntRange(min=1)
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 _BELOW_1 = click.FloatRange(0, 1, max_open=True)
@@ -20,13 +21,8 @@ def _option(flag: str, kind: Any, default: Any, text: str, **more: Any) -> Calla
 
 
 _OPTIONS = [
-    _option(
-        "--dataset",
-        click.Choice(["folder", "sysu", "regdb", "llcm"]),
-        "folder",
-        "Layout of DATA: train/{visible,infrared}/<identity>/*, or that of SYSU-MM01, RegDB, LLCM.",
-    ),
-    _option("--split", click.IntRange(1, 10), 1, "Which of the ten splits of RegDB."),
+    dataset_option(note="; our own is train/{visible,infrared}/<identity>/*"),
+    split_option,
     _option(
         "--recipe",
         click.Choice(["paper", "official"]),

@@ -18,7 +18,7 @@ from export.accuracy import (
     read_labelled,
     training_embeddings,
 )
-from export.projection import learn_projection
+from export.projection import learn_projections
 from mip_edge.artifact import Accuracy
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.data.folder import read_folder
@@ -158,7 +158,7 @@ def test_one_list_of_images_is_embedded_once(tmp_path: Path) -> None:
     once = embed_labelled(embedder, replace(dataset, gallery=dataset.query))
     assert once.query is once.gallery
     assert embedder.crops == 24
-    projection = learn_projection(once.query, 2, whiten=False, identities=2)
+    (projection,) = learn_projections(once.query, [2], whiten=False, identities=2)
     narrowed = once.project(projection)
     assert narrowed.query is narrowed.gallery
 
@@ -210,7 +210,7 @@ def test_a_table_has_figures_and_gallery_bytes_of_each_dimension() -> None:
         np.pad(0.8 * part, ((0, 0), (0, 1)), constant_values=0.6).astype(np.float32)
         for part in (EMBEDDED.query, EMBEDDED.gallery)
     )
-    projection = learn_projection(gallery, 2, whiten=False, identities=3, centre=True)
+    (projection,) = learn_projections(gallery, [2], whiten=False, identities=3, centre=True)
     full, narrow = dimension_table(
         LabelledEmbeddings(query, gallery), DATASET, "folder", [projection]
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -245,6 +246,25 @@ def test_an_option_that_would_do_nothing_is_refused(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert f"{flag} belongs to {needed}; give both" in result.stderr
+
+
+def test_the_command_and_the_options_have_the_same_defaults() -> None:
+    command = cli.get_command(click.Context(cli), "export")
+    assert command is not None
+    told = {option.name: option.default for option in command.params}
+    options = ExportOptions()
+    for name in (
+        "layout",
+        "surgery",
+        "camera",
+        "dataset",
+        "split",
+        "min_cosine",
+        "min_cosine_fp16",
+        "max_drop",
+        "max_drop_float",
+    ):
+        assert told[name] == getattr(options, name), name
 
 
 def test_everything_at_once_is_byte_identical_twice(

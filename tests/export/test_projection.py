@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.projection import Projection, fold, learn_projection, learn_projections
+from export.projection import Projection, fold, learn_projections
 from mip_edge.errors import OptionError
 from mip_edge.spec import Embeddings
 
@@ -30,8 +30,13 @@ def cloud(crops: int, width: int = 12, seed: int = 5) -> Embeddings:
     return unit((rng.normal(size=(crops, width)) * AXIS_SPREAD[:width]) @ turned + 0.2)
 
 
-def learned(embeddings: Embeddings, dimension: int, whiten: bool = False) -> Projection:
-    return learn_projection(embeddings, dimension, whiten=whiten, identities=3)
+def learned(
+    embeddings: Embeddings, dimension: int, *, whiten: bool = False, centre: bool = False
+) -> Projection:
+    (found,) = learn_projections(
+        embeddings, [dimension], whiten=whiten, identities=3, centre=centre
+    )
+    return found
 
 
 # (3/5, 4/5), (4/5, 3/5), twice: second moments [[25, 24], [24, 25]] / 25, eigenvalues 49/25 along
@@ -49,7 +54,7 @@ def test_two_dimensions_worked_by_hand() -> None:
 
 
 def test_centred_the_same_four_crops_lie_on_the_other_diagonal() -> None:
-    projection = learn_projection(HAND, 1, whiten=False, identities=2, centre=True)
+    projection = learned(HAND, 1, centre=True)
     assert projection.mean == pytest.approx([0.7, 0.7], abs=1e-7)
     assert np.abs(projection.matrix[:, 0]) == pytest.approx([0.5**0.5] * 2, abs=1e-7)
     assert projection.explained == pytest.approx(1)
@@ -94,7 +99,7 @@ def test_full_width_keeps_every_cosine() -> None:
 
 def test_centred_full_width_keeps_the_cosines_of_centred_embeddings() -> None:
     embeddings = cloud(60)
-    projection = learn_projection(embeddings, 12, whiten=False, identities=3, centre=True)
+    projection = learned(embeddings, 12, centre=True)
     centred = unit(embeddings - embeddings.astype(np.float64).mean(axis=0))
     turned = projection.apply(embeddings)
     assert turned @ turned.T == pytest.approx(centred @ centred.T, abs=1e-5)
@@ -107,9 +112,7 @@ def test_rows_come_out_of_unit_length(
     seed: int, crops: int, dimension: int, whiten: bool, centre: bool
 ) -> None:
     embeddings = cloud(crops, seed=seed)
-    projection = learn_projection(
-        embeddings, min(dimension, crops - centre), whiten=whiten, identities=1, centre=centre
-    )
+    projection = learned(embeddings, min(dimension, crops - centre), whiten=whiten, centre=centre)
     found = projection.apply(cloud(20, seed=seed + 1))
     assert found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(20), abs=1e-6)
@@ -122,8 +125,7 @@ def test_the_order_of_the_crops_does_not_matter(centre: bool, shuffler: random.R
     order = list(range(30))
     shuffler.shuffle(order)
     one, other = (
-        learn_projection(rows, 6, whiten=True, identities=3, centre=centre)
-        for rows in (embeddings, embeddings[order])
+        learned(rows, 6, whiten=True, centre=centre) for rows in (embeddings, embeddings[order])
     )
     assert np.array_equal(one.matrix, other.matrix)
     assert one.digest() == other.digest()
@@ -140,7 +142,7 @@ def test_several_dimensions_are_the_first_columns_of_one_decomposition() -> None
 @pytest.mark.parametrize("centre", [False, True])
 def test_the_folded_map_is_what_apply_does(centre: bool) -> None:
     embeddings = cloud(30)
-    projection = learn_projection(embeddings, 5, whiten=True, identities=3, centre=centre)
+    projection = learned(embeddings, 5, whiten=True, centre=centre)
     matrix, bias = fold(projection)
     assert bias.any() == centre
     found = unit(embeddings.astype(np.float64) @ matrix + bias)
@@ -152,7 +154,7 @@ def test_the_folded_map_is_what_apply_does(centre: bool) -> None:
 def test_the_digest_tells_projections_apart() -> None:
     embeddings = cloud(30)
     digests = {
-        learn_projection(embeddings, dimension, whiten=whiten, identities=3, centre=centre).digest()
+        learned(embeddings, dimension, whiten=whiten, centre=centre).digest()
         for dimension in (4, 5)
         for whiten in (False, True)
         for centre in (False, True)
@@ -198,7 +200,7 @@ def test_a_dimension_that_cannot_be_is_refused(crops: int, dimension: int, messa
 
 def test_centring_costs_one_direction() -> None:
     with pytest.raises(OptionError, match="--dim 7 is above the 6 directions"):
-        learn_projection(cloud(7), 7, whiten=False, identities=3, centre=True)
+        learned(cloud(7), 7, centre=True)
 
 
 def test_crops_that_repeat_each_other_span_no_more() -> None:

@@ -63,6 +63,61 @@ def test_every_option_has_help_and_the_command_shows_it(name: str) -> None:
     assert cli.COMMANDS[name].help in " ".join(shown.output.split())
 
 
+def option_of(name: str, flag: str) -> click.Option:
+    with click.Context(cli.cli) as ctx:
+        command = cli.cli.get_command(ctx, name)
+        if isinstance(command, click.Group):  # of `data` the one that looks through a data set
+            command = command.get_command(ctx, "check")
+    assert command is not None
+    (found,) = [one for one in command.params if flag in one.opts]
+    assert isinstance(found, click.Option)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flag", "names"),
+    [
+        ("--max-identities", ["live", "benchmark-live"]),
+        ("--threads", ["live", "benchmark-live"]),
+        ("--dataset", ["look", "calibrate-thresholds", "data"]),
+        ("--split", ["look", "calibrate-thresholds", "export", "train", "ablate"]),
+    ],
+)
+def test_an_option_that_means_one_thing_says_it_in_one_way(flag: str, names: list[str]) -> None:
+    first, *others = (option_of(name, flag) for name in names)
+    for other in others:
+        assert (other.help, other.default, other.show_default) == (
+            first.help,
+            first.default,
+            first.show_default,
+        )
+        assert other.type.to_info_dict() == first.type.to_info_dict()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "train", "ablate", "look", "data"])
+def test_every_dataset_option_takes_the_same_kinds_of_data(name: str) -> None:
+    option, first = option_of(name, "--dataset"), option_of("calibrate-thresholds", "--dataset")
+    assert option.type.to_info_dict() == first.type.to_info_dict()
+    assert option.default == first.default == "folder"
+    assert option.help is not None
+    assert ": our own, or SYSU-MM01, RegDB or LLCM as they are handed out" in option.help
+
+
+def test_both_live_commands_tell_of_their_detectors_alike_but_for_what_differs() -> None:
+    live, benchmark = option_of("live", "--detector"), option_of("benchmark-live", "--detector")
+    assert (live.default, benchmark.default) == ("nanodet", "motion")
+    assert live.metavar == "nanodet|motion|file|FILE.toml"
+    assert benchmark.metavar == "nanodet|motion|FILE.toml"
+    assert live.help is not None
+    assert benchmark.help is not None
+    recorded = "boxes from VIDEO.boxes.jsonl beside a recorded video, "
+    assert benchmark.help.startswith(live.help.replace(recorded, ""))
+    live, benchmark = (option_of(name, "--detect-every") for name in ("live", "benchmark-live"))
+    assert live.help == benchmark.help
+    assert str(live.show_default).endswith("every frame with --no-realtime")
+    assert str(benchmark.show_default).endswith("every frame with --hours")
+
+
 def test_help_lists_every_command_in_the_order_of_the_table() -> None:
     result = run("--help")
     assert result.exit_code == 0
