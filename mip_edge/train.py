@@ -56,8 +56,9 @@ def train(data: Path, options: TrainOptions, folder: Path, *, resume: bool = Fal
     validation identities, taken from the training identities, unless `options.select` says
     otherwise. A start from `init` is validated too, as epoch 0, so that a training that harms it
     is seen. With `resume` a run that was killed goes on from its last state.pt, and ends with the
-    weights it would have had; on a CPU bit for bit. Under torchrun each process takes its share of
-    a batch's identities, and the first one writes.
+    weights it would have had; on a CPU bit for bit. state.pt stays when all is done, so that the
+    same call gives the report of a finished run and trains nothing: an ablation goes on by it.
+    Under torchrun each process takes its share of a batch's identities, and the first one writes.
     Raises: DatasetError, CheckpointError, OptionError; TrainingError when the loss is not finite.
     """
     options = options.resolved()

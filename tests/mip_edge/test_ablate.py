@@ -42,6 +42,21 @@ def test_variants_leave_out_what_they_say_and_one_table_has_their_figures(tmp_pa
     assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_resumed_ablation_trains_nothing_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folder = tmp_path / "data", tmp_path / "runs"
+    write_dataset(data, DatasetOptions(4, 2, crops=2, test_crops=1, image_size=(32, 32)))
+    arguments = ["ablate", str(data), *FLAGS.split(), "--variant", "baseline", "-o", str(folder)]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    before = (folder / "ablation.md").read_text().splitlines()
+    monkeypatch.setattr("mip_edge.train.augment", None)  # no step can be made
+    result = CliRunner().invoke(cli, [*arguments, "--resume"])
+    assert result.exit_code == 0, result.output
+    rates = [line.split("|")[:-2] for line in (folder / "ablation.md").read_text().splitlines()]
+    assert rates == [line.split("|")[:-2] for line in before]  # all but the seconds
+
+
 def test_the_table_has_means_and_sample_deviations_over_the_seeds() -> None:
     rates = {"rank1": [[0.1, 0.3]], "mAP": [[0.5, 0.5]], "mINP": [[0.0, 0.2]]}
     variant = Variant("full", ("there",), rates, 7.0)
