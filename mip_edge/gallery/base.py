@@ -102,6 +102,10 @@ class Gallery(Protocol):
     def dimension(self) -> int:
         """Length of one embedding."""
 
+    @property
+    def failures(self) -> int:
+        """How often the file could not be read or written; what was not yet in it was lost."""
+
     def require(self, fingerprint: str, dimension: int) -> None:
         """Refuse an embedder that did not fill this gallery. Raises: GalleryError."""
 
@@ -133,15 +137,20 @@ class Gallery(Protocol):
         top_k: int,
         min_similarity: float,
         except_tracklet: str | None = None,
+        except_identities: Collection[int] = (),
     ) -> list[list[IdentityMatch]]:
         """For each query (Q, D) its `top_k` best identities, most similar first.
 
         An identity stands there with its best embedding of each modality, so at most twice:
-        thresholds differ by the pair of modalities.
+        thresholds differ by the pair of modalities. `except_identities` stand in nobody's way:
+        the `top_k` are of the others.
         """
 
     def embeddings_of(self, identity: int) -> tuple[Embeddings, list[Modality]]:
         """All that is kept of one identity: (N, D), and the modality of each row."""
+
+    def identities_of(self, tracklets: Collection[str]) -> dict[str, int]:
+        """Whose each of these tracklets is; one without an embedding here is left out."""
 
     def reassign(self, tracklet: str, identity: int) -> None:
         """Give all embeddings of one tracklet to another identity."""

@@ -36,6 +36,8 @@ class Connection:
         self._began = 0.0
         self._writes = 0
         self.is_open = True
+        self.failures = 0
+        """How often SQLite refused; what was not committed then is lost."""
         self._failed: Callable[[], None] = lambda: None
         try:
             # One thread at a time; SQLite itself would take more.
@@ -92,7 +94,7 @@ class Connection:
             return self._db.execute(sql, parameters).fetchall()
 
     def read_in(
-        self, sql: str, values: Sequence[int], more: Sequence[Any] = ()
+        self, sql: str, values: Sequence[int] | Sequence[str], more: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
         """All rows of a SELECT whose `(?)` stands for many `values`; then follow `more`."""
         rows: list[tuple[Any, ...]] = []
@@ -179,6 +181,7 @@ class Connection:
         except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
             if isinstance(error, sqlite3.ProgrammingError):
                 raise GalleryError(f"the gallery {self.path} is closed") from error
+            self.failures += 1
             pending = self._writes
             if self._db.in_transaction:
                 with suppress(sqlite3.Error):

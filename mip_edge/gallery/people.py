@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from mip_edge.errors import GalleryError
+from mip_edge.gallery import record
 from mip_edge.gallery.base import GalleryBounds
 from mip_edge.gallery.store import Store
 from mip_edge.spec import Modality
@@ -82,7 +83,7 @@ def split(store: Store, identity: int, tracklets: Collection[str]) -> tuple[int,
     """Move tracklets to a new identity; gives it, and the keys that were too many there."""
     identity = store.current(identity)
     names = sorted(set(tracklets))
-    here = {record.tracklet for record in store.tracklet_records(identity)} - {""}
+    here = {one.tracklet for one in record.tracklets(store, identity)} - {""}
     if not names:
         raise GalleryError(f"no tracklet of identity {identity} was named to be split off")
     for name in names:

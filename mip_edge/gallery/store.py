@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mip_edge.errors import GalleryError
-from mip_edge.gallery.base import IdentityRecord, TrackletRecord
 from mip_edge.gallery.connection import Connection
 from mip_edge.gallery.vector import decode, encode, halves, older_of_closest_pair
 from mip_edge.spec import Embeddings, Modality
 
 _RESERVED = 100
 """Identity numbers taken at once: a crash loses them, so that none is ever given out twice."""
-_MODALITIES = {modality.row: modality for modality in Modality}
+MODALITIES = {modality.row: modality for modality in Modality}
+"""Each light by the number that its rows have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Store:
         )
         rows = sorted(self.db.read_in(sql, identities))
         found = [
-            StoredEmbedding(key, identity, camera, _MODALITIES[light], time, name)
+            StoredEmbedding(key, identity, camera, MODALITIES[light], time, name)
             for key, identity, camera, light, time, name, _ in rows
         ]
         return found, decode([row[-1] for row in rows], self._dimension)
@@ -247,11 +247,16 @@ class Store:
             # As they lie in the file: made unit length and rounded again they would change.
             embeddings = halves([row[0] for row in rows], self._dimension).astype(np.float32)
             yield [
-                Addition(embedding, identity, camera, _MODALITIES[light], time, name, quality)
+                Addition(embedding, identity, camera, MODALITIES[light], time, name, quality)
                 for embedding, (_, identity, camera, light, time, name, quality) in zip(
                     embeddings, rows, strict=True
                 )
             ]
+
+    def identities_of(self, tracklets: Collection[str]) -> dict[str, int]:
+        """Whose each tracklet is that is there."""
+        sql = "SELECT name, identity FROM tracklet WHERE name IN (?)"
+        return dict(self.db.read_in(sql, list(tracklets)))
 
     def has_tracklet(self, name: str) -> bool:
         """Whether a tracklet of that name is there."""
@@ -262,67 +267,6 @@ class Store:
         sql = "SELECT id FROM embedding"
         parts = [np.array(rows, np.int64)[:, 0] for rows in self.db.rows(sql, 100_000)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-    # Records
-
-    def identity_records(self, identities: Collection[int] | None = None) -> list[IdentityRecord]:
-        """Of all identities that have an embedding, or of some, by number."""
-        chosen = "" if identities is None else "WHERE t.identity IN (?)"
-        sql = (
-            "SELECT t.identity, t.camera, count(*), min(e.time), max(e.time) FROM tracklet t "
-            f"CROSS JOIN embedding e ON e.tracklet=t.id {chosen} GROUP BY t.identity, t.camera"
-        )
-        rows = self.db.read(sql) if identities is None else self.db.read_in(sql, sorted(identities))
-        labels = self.labels()
-        grouped: dict[int, list[tuple[str, int, float, float]]] = {}
-        for identity, *rest in sorted(rows):
-            grouped.setdefault(identity, []).append((rest[0], rest[1], rest[2], rest[3]))
-        return [
-            IdentityRecord(
-                identity=identity,
-                embeddings=sum(part[1] for part in parts),
-                cameras=tuple(part[0] for part in parts),
-                first_time=min(part[2] for part in parts),
-                last_time=max(part[3] for part in parts),
-                label=labels.get(identity, ""),
-            )
-            for identity, parts in grouped.items()
-        ]
-
-    def labels(self) -> dict[int, str]:
-        """The label of each identity that has one, its own before one that a merge brought."""
-        rows = self.db.read("SELECT id, label, merged_into FROM identity WHERE label<>''")
-        brought = {self.current(row[0]): row[1] for row in rows if row[2] is not None}
-        return brought | {row[0]: row[1] for row in rows if row[2] is None}
-
-    def tracklet_records(self, identity: int) -> list[TrackletRecord]:
-        """Of all tracklets of one identity, by time."""
-        sql = (
-            "SELECT coalesce(t.name, ''), t.camera, e.modality, min(e.time), max(e.time), count(*) "
-            "FROM tracklet t JOIN embedding e ON e.tracklet=t.id WHERE t.identity=? "
-            "GROUP BY t.id, e.modality ORDER BY t.id, e.modality DESC"
-        )
-        found: dict[tuple[str, str], TrackletRecord] = {}
-        for name, camera, light, first, last, count in self.db.read(sql, (identity,)):
-            other = found.get((name, camera))
-            found[name, camera] = TrackletRecord(
-                tracklet=name,
-                identity=identity,
-                camera=camera,
-                modalities=(*(other.modalities if other else ()), _MODALITIES[light]),
-                first_time=min(first, other.first_time) if other else first,
-                last_time=max(last, other.last_time) if other else last,
-                embeddings=count + (other.embeddings if other else 0),
-            )
-        return sorted(found.values(), key=lambda record: (record.first_time, record.tracklet))
-
-    def thumbnails(self, identity: int) -> dict[str, bytes]:
-        """JPEG of each tracklet of an identity that has one."""
-        sql = (
-            "SELECT coalesce(t.name, ''), h.jpeg FROM tracklet t JOIN thumbnail h "
-            "ON h.tracklet=t.id WHERE t.identity=?"
-        )
-        return dict(self.db.read(sql, (identity,)))
 
     def _tracklet_of(self, new: Addition) -> tuple[int, int]:
         """The row of its tracklet and its home, made or moved to its identity if need be."""

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mip_edge.errors import GalleryError
-from mip_edge.gallery import people
+from mip_edge.gallery import people, record
+from mip_edge.gallery.answer import Question, answer
 from mip_edge.gallery.base import GalleryBounds, IdentityMatch, IdentityRecord, TrackletRecord
 from mip_edge.gallery.connection import MEMORY, Connection
+from mip_edge.gallery.follower import IndexFollower
 from mip_edge.gallery.index import VectorIndex
 from mip_edge.gallery.match import check_embeddings, check_top_k
 from mip_edge.gallery.store import Addition, Store
@@ -23,8 +25,6 @@ from mip_edge.spec import Crop, Embeddings, Modality
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_SLACK = 0.02
-"""How far the index's cosine may be below the true one."""
 _JPEG_QUALITY = 85
 
 
@@ -47,11 +47,7 @@ class StoredGallery:
         self._dimension = dimension
         self._fingerprint = str(self._store.meta("fingerprint"))
         self._thumbnails = bool(self._store.meta("thumbnails"))
-        self._newest = 0
-        self._removals = -1
-        self._version = -1
-        db.on_failure(self._resynchronise)
-        self._refresh()
+        self._follower = IndexFollower(db, self._store, index)
 
     @property
     def fingerprint(self) -> str:
@@ -77,6 +73,11 @@ class StoredGallery:
     def name(self) -> str:
         """How errors call it."""
         return "the gallery" if self._db.path == MEMORY else self._db.path
+
+    @property
+    def failures(self) -> int:
+        """How often the file could not be read or written; what was not yet in it was lost."""
+        return self._db.failures
 
     def require(self, fingerprint: str, dimension: int) -> None:
         """Refuse an embedder that did not fill this gallery. Raises: GalleryError."""
@@ -106,7 +107,7 @@ class StoredGallery:
     ) -> int:
         """Keep one embedding, as `base.Gallery.add` says."""
         rows = check_embeddings(embedding[np.newaxis], self._dimension)
-        self._refresh()
+        self._follower.refresh()
         known = None if identity is None else self._store.current(identity)
         jpeg = _encode(thumbnail) if self._thumbnails and thumbnail is not None else None
         who = self._store.new_identity() if known is None else known
@@ -115,9 +116,8 @@ class StoredGallery:
             Addition(rows[0], who, camera, modality, time, tracklet, quality, jpeg)
         )
         gone = self._store.drop_redundant(home, modality)
-        self._index.add([key], renormalise(rows))
-        self._newest = key
-        self._drop(gone)
+        self._follower.add([key], renormalise(rows))
+        self._follower.drop(gone)
         self._db.commit_if_due()
         return who
 
@@ -136,7 +136,7 @@ class StoredGallery:
             return
         rows = np.stack([new.embedding for new in additions])
         check_embeddings(rows, self._dimension)
-        self._refresh()
+        self._follower.refresh()
         self._db.commit()
         self._db.begin()
         keys, homes = [], set()
@@ -148,9 +148,8 @@ class StoredGallery:
         for identity, label in (labels or {}).items():
             self._store.label(identity, label)
         self._db.commit()
-        self._index.add(keys, renormalise(rows))
-        self._newest = keys[-1]
-        self._drop(gone)
+        self._follower.add(keys, renormalise(rows))
+        self._follower.drop(gone)
 
     def search(
         self,
@@ -159,6 +158,7 @@ class StoredGallery:
         top_k: int,
         min_similarity: float,
         except_tracklet: str | None = None,
+        except_identities: Collection[int] = (),
     ) -> list[list[IdentityMatch]]:
         """For each query (Q, D) its best identities, as `base.Gallery.search` says.
 
@@ -167,40 +167,47 @@ class StoredGallery:
         """
         check_top_k(top_k)
         queries = check_embeddings(embeddings, self._dimension)
-        self._refresh()
-        return [self._answer(q, top_k, min_similarity, except_tracklet or None) for q in queries]
+        self._follower.refresh()
+        question = Question(
+            top_k, min_similarity, except_tracklet or None, frozenset(except_identities)
+        )
+        return [answer(self._store, self._index, query, question) for query in queries]
 
     def embeddings_of(self, identity: int) -> tuple[Embeddings, list[Modality]]:
         """All that is kept of one identity: (N, D), and the modality of each row."""
-        self._refresh()
+        self._follower.refresh()
         views, embeddings = self._store.views([self._store.current(identity)])
         return embeddings, [view.modality for view in views]
 
+    def identities_of(self, tracklets: Collection[str]) -> dict[str, int]:
+        """Whose each of these tracklets is; one without an embedding here is left out."""
+        return self._store.identities_of(tracklets)
+
     def reassign(self, tracklet: str, identity: int) -> None:
         """Give all embeddings of one tracklet to another identity. Raises: GalleryError."""
-        self._refresh()
-        self._drop(people.reassign(self._store, tracklet, identity))
+        self._follower.refresh()
+        self._follower.drop(people.reassign(self._store, tracklet, identity))
         self._db.commit_if_due()
 
     def merge(self, identity: int, into: int) -> int:
         """`identity` was `into` all the time; gives the number of this merge, for `undo_merge`."""
-        self._refresh()
+        self._follower.refresh()
         number = people.merge(self._store, identity, into)
         self._db.commit()
         return number
 
     def undo_merge(self, merge: int) -> int:
         """What was merged becomes an identity again; gives it. Raises: GalleryError."""
-        self._refresh()
+        self._follower.refresh()
         identity = people.undo_merge(self._store, merge)
         self._db.commit()
         return identity
 
     def split(self, identity: int, tracklets: Collection[str]) -> int:
         """Take tracklets away from an identity; gives the new identity that they become."""
-        self._refresh()
+        self._follower.refresh()
         new, gone = people.split(self._store, identity, tracklets)
-        self._drop(gone)
+        self._follower.drop(gone)
         self._db.commit()
         return new
 
@@ -210,10 +217,10 @@ class StoredGallery:
         Its rows are overwritten with zeros, and the log of SQLite is written back and emptied.
         Raises: GalleryError for a number that is none, or if another process reads that log.
         """
-        self._refresh()
+        self._follower.refresh()
         gone = people.forget(self._store, self._store.current(identity))
         self._db.commit()
-        self._drop(gone)
+        self._follower.drop(gone)
         if not self._db.truncate_log():
             raise GalleryError(
                 f"identity {identity} is removed, but old copies stay in {self.name}-wal while "
@@ -225,31 +232,31 @@ class StoredGallery:
 
         Those with a label stay, whatever the bounds say.
         """
-        self._refresh()
+        self._follower.refresh()
         identities, gone = people.prune(self._store, self._bounds, now, len(self._index))
         self._db.commit()
-        self._drop(gone)
+        self._follower.drop(gone)
         return identities
 
     def label(self, identity: int, label: str) -> None:
         """Give an identity a name; an empty one takes it away. Raises: GalleryError."""
-        self._refresh()
+        self._follower.refresh()
         self._store.label(self._store.current(identity), label)
         self._db.commit()
 
     def identities(self) -> list[IdentityRecord]:
         """All identities that have an embedding, by number."""
-        self._refresh()
-        return self._store.identity_records()
+        self._follower.refresh()
+        return record.identities(self._store)
 
     def tracklets(self, identity: int) -> list[TrackletRecord]:
         """All tracklets of one identity that have an embedding, by time."""
-        self._refresh()
-        return self._store.tracklet_records(identity)
+        self._follower.refresh()
+        return record.tracklets(self._store, identity)
 
     def stored_rows(self) -> Iterator[list[Addition]]:
         """All embeddings as they came, without thumbnails, in parts."""
-        self._refresh()
+        self._follower.refresh()
         return self._store.additions()
 
     def has_tracklet(self, name: str) -> bool:
@@ -258,16 +265,16 @@ class StoredGallery:
 
     def labels(self) -> dict[int, str]:
         """The label of each identity that has one."""
-        return self._store.labels()
+        return record.labels(self._store)
 
     def current(self, identity: int) -> int:
         """Who that identity is now, after merges. Raises: GalleryError for none or forgotten."""
-        self._refresh()
+        self._follower.refresh()
         return self._store.current(identity)
 
     def merges_into(self, identity: int) -> list[tuple[int, int]]:
         """Number of each merge that can be undone, and the identity that it brought."""
-        self._refresh()
+        self._follower.refresh()
         return people.merges_into(self._store, identity)
 
     def compact(self) -> None:
@@ -278,7 +285,7 @@ class StoredGallery:
 
     def thumbnails(self, identity: int) -> dict[str, bytes]:
         """The JPEG of each tracklet of an identity that has one."""
-        return self._store.thumbnails(identity)
+        return record.thumbnails(self._store, identity)
 
     def flush(self) -> None:
         """What was added is in the file, and others may write. Raises: GalleryError."""
@@ -288,13 +295,13 @@ class StoredGallery:
         """Let files go; what was added stays. Closing twice is allowed."""
         if self._db.is_open:
             try:
-                self._refresh()
+                self._follower.refresh()
                 self._store.give_back_numbers()
             finally:
                 self._db.close()
 
     def __len__(self) -> int:
-        self._refresh()
+        self._follower.refresh()
         return len(self._index)
 
     def __enter__(self) -> Self:
@@ -307,87 +314,6 @@ class StoredGallery:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _answer(
-        self,
-        query: NDArray[np.float32],
-        top_k: int,
-        min_similarity: float,
-        except_tracklet: str | None,
-    ) -> list[IdentityMatch]:
-        near = self._near(query, top_k, min_similarity, except_tracklet)
-        views, embeddings = self._store.views(near)
-        cosines = np.clip(embeddings @ query, -1.0, 1.0)
-        best: dict[tuple[int, Modality], IdentityMatch] = {}
-        for row in np.argsort(-cosines, kind="stable"):
-            view, cosine = views[row], float(cosines[row])
-            if cosine < min_similarity:
-                break
-            who = (view.identity, view.modality)
-            if who not in best and view.tracklet != except_tracklet:
-                best[who] = IdentityMatch(
-                    view.identity, cosine, view.camera, view.modality, view.time
-                )
-        kept = list(dict.fromkeys(identity for identity, _ in best))[:top_k]
-        return [match for match in best.values() if match.identity in kept]
-
-    def _near(
-        self,
-        query: NDArray[np.float32],
-        top_k: int,
-        min_similarity: float,
-        except_tracklet: str | None,
-    ) -> list[int]:
-        """The `top_k` identities whose embeddings are nearest by the index, nearest first."""
-        near: dict[int, None] = {}
-        for keys, cosines in self._index.rank(query):
-            if len(keys) == 0 or cosines[0] < min_similarity - _SLACK:
-                break
-            where = self._store.look_up(keys.tolist())
-            for key in keys.tolist():
-                identity, tracklet = where.get(key, (None, ""))
-                if identity is not None and tracklet != except_tracklet:
-                    near.setdefault(identity)
-                    if len(near) == top_k:
-                        return list(near)
-        return list(near)
-
-    def _drop(self, keys: Sequence[int]) -> None:
-        """The index follows what the tables have lost by our own hand."""
-        if keys:
-            self._index.remove(keys)
-        self._removals = self._store.removals
-
-    def _refresh(self) -> None:
-        """See what another process has written since the last look."""
-        if self._db.in_transaction:
-            return  # nobody else can have
-        version = self._db.version()
-        if version == self._version:
-            return
-        removals = int(self._store.meta("removals"))
-        if removals != self._removals:
-            present = self._store.keys()
-            held = self._index.keys()
-            self._index.remove(held[~np.isin(held, present)])
-        for keys, embeddings in self._store.vectors(above=self._newest):
-            self._index.add(keys, embeddings)
-            self._newest = keys[-1]
-        self._version, self._removals = version, removals
-        self._store.removals = removals
-
-    def _resynchronise(self) -> None:
-        """What was written was taken back: the index follows."""
-        present = self._store.keys()
-        held = self._index.keys()
-        self._index.remove(held[~np.isin(held, present)])
-        missing = set(present.tolist()) - set(held.tolist())
-        if missing:
-            for keys, embeddings in self._store.vectors():
-                rows = [row for row, key in enumerate(keys) if key in missing]
-                self._index.add([keys[row] for row in rows], embeddings[rows])
-        self._newest = int(present.max(initial=0))
-        self._removals = self._store.removals = int(self._store.meta("removals"))
 
 
 def _encode(thumbnail: Crop) -> bytes:

@@ -32,10 +32,11 @@ class Audience:
         now: Callable[[], float],
     ) -> None:
         """`stack` closes all of it. Raises: OutputError, OptionError, EngineError."""
-        self._events, self._now = options.events, now
+        self._now = now
         self._counted = (now(), 0, 0)
         self._rates = (0.0, 0.0)
         self._page = Page(options.serve) if options.serve is not None else None
+        self._events: FileSink | None = None
         self._mqtt: MqttSink | None = None
         sinks: list[EventSink] = []
         # Closed by the log, but for what is opened before the log is there.
@@ -45,8 +46,9 @@ class Audience:
                 opened.callback(self._page.close)
                 logger.info("the page is at %s", self._page.url)
             if options.events is not None:
-                sinks.append(FileSink(options.events))
-                opened.callback(sinks[-1].close)
+                self._events = FileSink(options.events)
+                sinks.append(self._events)
+                opened.callback(self._events.close)
             if options.mqtt is not None:
                 self._mqtt = MqttSink(options.mqtt, qos=options.mqtt_qos, ca=options.mqtt_ca)
                 sinks.append(self._mqtt)
@@ -72,7 +74,6 @@ class Audience:
 
     def show(self, cameras: Sequence[Camera], run: Recognition) -> None:
         """Hand what there is to see to whoever looks."""
-        self.log.check_clock()
         if not self._drawn:
             return
         views = [camera.view(run.identifier) for camera in cameras]
@@ -80,10 +81,24 @@ class Audience:
         if self._page is not None:
             self._page.update(views, self._state(run))
 
-    def finish(self) -> tuple[str, ...]:
-        """Make the videos whole; the names of all files written."""
-        events = [] if self._events is None else [str(self._events)]
-        return (*self._screen.finish(), *events)
+    def finish(self) -> None:
+        """Make the videos whole, see that the events are there. Raises: what the videos died of."""
+        events = self._events
+        if events is not None and not self._off(events) and not events.in_place:
+            self.log.output_failed(
+                str(events), f"{events}: the file is no longer at its path, it was removed or moved"
+            )
+        self._screen.finish()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The files that were written and are there; videos from `finish` on."""
+        events = self._events
+        there = events is not None and not self._off(events)
+        return (*self._screen.outputs, *([str(events.path)] if events and there else []))
+
+    def _off(self, sink: EventSink) -> bool:
+        return any(failure.output == str(sink) for failure in self.log.off)
 
     def _state(self, run: Recognition) -> dict[str, Any]:
         counts, (since, asked, done) = run.planner.counts, self._counted

@@ -120,7 +120,9 @@ class Camera:
         """Count what only the end of the run shows."""
         self.report.dropped = self.source.dropped
         self.report.unreadable = self.source.unreadable
+        # Once, though a run that dies as it ends asks again.
         self.report.refused += self.tracker.refused
+        self.tracker.refused = 0
 
     def view(self, identifier: Identifier) -> CameraView:
         """What it shows now; nothing in it changes any more."""

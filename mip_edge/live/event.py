@@ -12,13 +12,15 @@ that source). "box" is [x1, y1, x2, y2] in pixels of the frame. "score" is the d
     matched           track, identity, score (the similarity), pair, threshold (of that pair),
                       margin (to the second best; null: there is none), previous (who it was held
                       for before; null: nobody), box: this track is a known person from here on
-    new               track, identity, previous, box: this track is somebody not seen before
+    new               track, identity, previous, box: this track is somebody not seen before, or
+                      with previous perhaps whom a hand named though nothing there resembles it
     uncertain         track, candidates [{identity, score, pair, threshold}], reason, box: perhaps
                       somebody known; more crops will tell
     left              track, identity (null: never known), crops; frame is the one that showed it
     merged            merge (its number), identity (gone), into, score: two were one person
     unmerged          merge, identity (back again), from: what undoing a merge would tell; no live
-                      run writes it, for `mip-edge gallery split --merge` changes the gallery alone
+                      run writes it: what a hand changes in the gallery is told track by track,
+                      by matched or new with previous
     camera_lost       reason, next_try (seconds until then; null: not planned yet)
     camera_back       seconds (it was away)
     camera_ended
@@ -28,7 +30,8 @@ that source). "box" is [x1, y1, x2, y2] in pixels of the frame. "score" is the d
     output_failed     output, reason: one place that events or video go to is off, or the gallery
     output_back       output, lost: it is well again, so many did not reach it
     clock_jumped      seconds: how far the wall clock moved against the one that never jumps
-    end               the whole report; a file without this line was cut short
+    end               the whole report; in it failed (what the run died of; null: nothing), alone
+                      where no report could be made; a file without this line was cut short
 
 Events are written as they happen, so that a file of them can be followed; hence it has its name
 from the first line on, and `end` tells that it is whole. No line of it is ever half written.
@@ -108,6 +111,19 @@ class FileSink:
     def __str__(self) -> str:
         return f"--events {self._path}"
 
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self._path
+
+    @property
+    def in_place(self) -> bool:
+        """What was written lies at its path; not so once somebody removed or replaced it."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return False
+
     def write(self, event: Mapping[str, Any]) -> None:
         """One line. Raises: OutputError when the disk takes no more; the file ends whole then."""
         line = to_json(event).encode() + b"\n"
@@ -174,6 +190,8 @@ class EventLog:
         self._off: dict[str, OutputFailure] = {}
         self.jumps = 0
         """Times that the wall clock jumped."""
+        self.jumped = 0.0
+        """Seconds that it jumped since the run began, all together; forward is positive."""
         self._wall, self._steady = clock().timestamp(), now()
 
     @property
@@ -211,6 +229,7 @@ class EventLog:
         self._wall, self._steady = wall, steady
         if abs(jump) > JUMP:
             self.jumps += 1
+            self.jumped += jump
             logger.warning("the clock of this machine jumped by %+.1f s", jump)
             self._give({"event": "clock_jumped", "at": self._stamp(), "seconds": round(jump, 3)})
 

@@ -19,6 +19,8 @@ QUIET = 60.0
 """Seconds without a failure after which a gallery that failed is well again."""
 HANGS = 1.0
 """Seconds that a failure may take; one that took longer is waited for at no frame."""
+SETTLE = 600.0
+"""Seconds that a clock which jumped forward must hold before anybody is too old by it."""
 REST = 30.0
 """Seconds that a gallery which hung is left alone."""
 
@@ -30,6 +32,9 @@ class GalleryKeeper:
     """Asks the gallery; its failure (a full disk, a file that is locked) is told, not the end.
 
     People go on being tracked, and are recognised as far as the gallery can be read.
+
+    Inside a run time never jumps: it is that of the clock as the run began. What goes to the
+    gallery outlives the run and is `dated`: a clock that is set right in mid-run was wrong before.
     """
 
     def __init__(self, gallery: Gallery, log: EventLog, now: Callable[[], float]) -> None:
@@ -40,6 +45,8 @@ class GalleryKeeper:
         self._failed_at: float | None = None
         self._rest_until = now()
         self._spell = 0
+        self._jumped = self._believed = 0.0
+        self._jumped_at = now()
         self.failures = 0
         """Times that it failed."""
 
@@ -54,8 +61,12 @@ class GalleryKeeper:
             self._fail(str(error), begin)
             return otherwise
 
+    def dated(self, time: float) -> float:
+        """A time of the run, as the wall clock has it that was set meanwhile."""
+        return time + self._log.jumped
+
     def look_after(self, present: float) -> list[int]:
-        """To be called often; gives the identities that went. `present` in the gallery's time."""
+        """To be called often; gives the identities that went. `present` in the run's time."""
         now = self._now()
         if self._failed_at is not None and now - self._failed_at > QUIET:
             self._failed_at = None
@@ -68,7 +79,8 @@ class GalleryKeeper:
         if present - self._pruned < PRUNE_PAUSE:
             return []
         self._pruned = present
-        return self.attempt(lambda: self._gallery.prune(present), [])
+        self._settle(now)
+        return self.attempt(lambda: self._gallery.prune(present + self._believed), [])
 
     def flush(self) -> None:
         """What was added is in the file, and others may write."""
@@ -77,6 +89,14 @@ class GalleryKeeper:
     def count(self) -> int:
         """Identities in the gallery; 0 if it cannot be asked."""
         return self.attempt(lambda: len(self._gallery.identities()), 0)
+
+    def _settle(self, now: float) -> None:
+        """Believe a jump back at once, one forward later: who was forgotten does not come back."""
+        jumped = self._log.jumped
+        if jumped != self._jumped:
+            self._jumped, self._jumped_at = jumped, now
+        if jumped < self._believed or now - self._jumped_at > SETTLE:
+            self._believed = jumped
 
     def _fail(self, reason: str, begin: float) -> None:
         now = self._now()

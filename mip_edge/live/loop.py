@@ -15,6 +15,7 @@ from mip_edge.live.audience import Audience
 from mip_edge.live.budget import DetectBudget
 from mip_edge.live.camera import Camera, open_cameras, read_cameras
 from mip_edge.live.capture import Capture, open_capture
+from mip_edge.live.ending import Ending
 from mip_edge.live.identity import Identifier
 from mip_edge.live.interrupt import Interrupt
 from mip_edge.live.keeper import GalleryKeeper
@@ -79,7 +80,12 @@ def run_live(
         keeper = GalleryKeeper(gallery, audience.log, now)
         run = Recognition(
             embedder=embedder,
-            identifier=Identifier(gallery, _identity_options(options, thresholds), run=uuid4().hex),
+            identifier=Identifier(
+                gallery,
+                _identity_options(options, thresholds),
+                run=uuid4().hex,
+                dated=keeper.dated,
+            ),
             planner=NeedPlanner(options.need),
             budget=DetectBudget(
                 options.detect_every if options.realtime else options.detect_every or 1,
@@ -94,70 +100,41 @@ def run_live(
             score=score,
         )
         tell_start(audience.log, cameras, thresholds, embedder.fingerprint)
-        steps, begin = 0, now()
-        shown, overloaded = begin, not any(camera.source.threaded for camera in cameras)
+        ending = Ending(run, cameras, audience, thresholds)
+        shown, overloaded = now(), not any(camera.source.threaded for camera in cameras)
         interrupt = stack.enter_context(Interrupt())
-        with interrupt.ends():
-            while (
-                audience.wanted
-                and not interrupt.asked
-                and not all(camera.done for camera in cameras)
-            ):
-                fresh = read_cameras(cameras)
-                tell_states(run, cameras)
-                if fresh:
-                    with run.watch.measure("total"):
-                        run.step(fresh)
-                    steps += 1
-                    if on_step is not None:
-                        on_step([camera.report for camera in cameras])
-                else:
-                    time.sleep(IDLE_PAUSE)
-                end_done(run, cameras)
-                if fresh or now() - shown > SHOW_PAUSE:
-                    shown = now()
-                    audience.show(cameras, run)
-                    overloaded = overloaded or tell_overload(run.budget)
-                gone = keeper.look_after(present(run))
-                if gone:
-                    run.identifier.forget(gone)
-        seconds = now() - begin
-        tell_states(run, cameras)
-        for camera in cameras:
-            camera.finish()
-            run.end(camera, camera.leave())
-        keeper.flush()
-        report = _sum_up(run, cameras, audience, thresholds, (steps, seconds))
-        audience.log.write("end", **report.as_dict())
-    return report
-
-
-def _sum_up(
-    run: Recognition,
-    cameras: Sequence[Camera],
-    audience: Audience,
-    thresholds: Thresholds,
-    lasted: tuple[int, float],
-) -> LiveReport:
-    """The report of a run that lasted so many steps and seconds; makes its videos whole."""
-    return LiveReport(
-        steps=lasted[0],
-        frames=sum(camera.report.frames for camera in cameras),
-        crops=sum(camera.report.crops for camera in cameras),
-        seconds=lasted[1],
-        identities=run.keeper.count(),
-        thresholds={pair.value: value for pair, value in thresholds.similarities.items()},
-        cameras=tuple(camera.report for camera in cameras),
-        latencies=run.watch.latencies(),
-        # First the videos: what fails there is among the failures.
-        outputs=audience.finish(),
-        failures=tuple(failure.reason for failure in audience.log.failures),
-        merges=run.identifier.merges,
-        gallery_failures=run.keeper.failures,
-        clock_jumps=audience.log.jumps,
-        crops_a_call=run.watch.mean("crops in a call"),
-        truth=None if run.score is None else run.score.result(),
-    )
+        try:
+            with interrupt.ends():
+                while (
+                    audience.wanted
+                    and not interrupt.asked
+                    and not all(camera.done for camera in cameras)
+                ):
+                    # First: what this round keeps has the time that it should.
+                    audience.log.check_clock()
+                    fresh = read_cameras(cameras)
+                    tell_states(run, cameras)
+                    if fresh:
+                        with run.watch.measure("total"):
+                            run.step(fresh)
+                        ending.steps += 1
+                        if on_step is not None:
+                            on_step([camera.report for camera in cameras])
+                    else:
+                        time.sleep(IDLE_PAUSE)
+                    end_done(run, cameras)
+                    if fresh or now() - shown > SHOW_PAUSE:
+                        shown = now()
+                        audience.show(cameras, run)
+                        overloaded = overloaded or tell_overload(run.budget)
+                    gone = keeper.look_after(present(run))
+                    if gone:
+                        run.identifier.forget(gone)
+            tell_states(run, cameras)
+            return ending.conclude()
+        except Exception as error:
+            ending.rescue(error)
+            raise
 
 
 def tell_states(run: Recognition, cameras: Sequence[Camera]) -> None:
@@ -243,7 +220,8 @@ def _clocks(
 ) -> tuple[Callable[[Frame], float], Callable[[Recognition], float]]:
     """When a frame was taken, and the present, in seconds since the epoch.
 
-    Files that are read as fast as it goes keep their own time, and it stands still between them.
+    By the clock as the run began, whatever that is set to later. Files that are read as fast as it
+    goes keep their own time, and it stands still between them.
     """
     begin = epoch + now()
     if any(camera.source.threaded for camera in cameras):

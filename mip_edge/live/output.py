@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ CHECK_EVERY = 25
 BUFFERED = 320 * 1024
 """Bytes that may be on their way to the file before it must have grown; OpenCV holds 256 KiB."""
 MOSAIC = "mosaic"
+
+logger = logging.getLogger(__name__)
 
 
 def free_space(folder: Path) -> int:
@@ -144,7 +147,11 @@ class VideoFile:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
-        self._part.unlink(missing_ok=True)
+        try:
+            self._part.unlink(missing_ok=True)
+        except OSError as error:
+            # A run that dies comes here last: what it died of is the news, not this.
+            logger.warning("%s: %s cannot be removed: %s", self, self._part, error.strerror)
 
     def _look(self) -> None:
         """End the video if the disk is nearly full, or if what is written does not arrive."""
@@ -177,8 +184,8 @@ class VideoFile:
             return 0
         self._writer.release()
         self._writer = None
-        found = _frames_of(self._part)
         try:
+            found = _frames_of(self._part)
             if found:
                 self._part.replace(self._path)
                 self._kept = True

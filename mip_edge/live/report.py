@@ -102,6 +102,8 @@ class LiveReport:
     """Crops that were embedded in one call, on average."""
     truth: WorldScore | None = None
     """How right it was, where that is known."""
+    failed: str | None = None
+    """What the run died of; None: it ended as it should."""
 
     @property
     def frames_per_second(self) -> float:

@@ -45,6 +45,8 @@ class Screen:
         """
         self.wanted = True
         """False once the user has closed the window."""
+        self.outputs: tuple[str, ...] = ()
+        """The videos that are whole, none before `finish`."""
         self._window = Window() if show else None
         self._mosaic = Mosaic()
         self._now, self._stepped, self._on_failure = now, stepped, on_failure
@@ -69,14 +71,16 @@ class Screen:
             self.wanted = self._window.show(self._mosaic.draw(views))
 
     def finish(self) -> tuple[str, ...]:
-        """Make the videos whole; the names of the files written."""
-        if self._recorder is None:
-            return ()
-        self._end_background()
-        written = self._recorder.finish()
-        self._tell()
-        self._recorder = None
-        return written
+        """Make the videos whole; gives `outputs`. Raises: what their thread died of."""
+        if self._recorder is not None:
+            try:
+                self._end_background()
+            finally:
+                # What a thread had written until it died is a video all the same.
+                self.outputs = self._recorder.finish()
+                self._tell()
+                self._recorder = None
+        return self.outputs
 
     def close(self) -> None:
         """Close the window, and leave no video that was not finished."""

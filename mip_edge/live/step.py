@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -97,6 +98,8 @@ class Recognition:
             outcomes = self.keeper.attempt(
                 lambda: self.identifier.step(visible, sightings, self.latest), nothing
             )
+            # Of a step that the gallery broke off, what it had found until then.
+            outcomes = [*outcomes, *self.identifier.take_outcomes()]
         tell_outcomes(self.log, looked, outcomes)
         if self.score is not None:
             for outcome in outcomes:
@@ -111,8 +114,11 @@ class Recognition:
         """These tracks of a camera are over: told, and forgotten."""
         tell_ended(self.log, camera, sorted(tracks), self.identifier)
         for track in tracks:
-            self.identifier.end((camera.name, track))
-            self.planner.end((camera.name, track))
+            key = (camera.name, track)
+            self.keeper.attempt(partial(self.identifier.end, key), None)
+            # A track goes also while the gallery is left alone; then its last look is not kept.
+            self.identifier.end(key, remember=False)
+            self.planner.end(key)
             camera.alive.discard(track)
 
     def _detect(self, fresh: Sequence[tuple[Camera, Frame]]) -> list[Camera]:

@@ -1,14 +1,17 @@
-"""What is known of one track: its best embeddings in either light, and the query they make."""
+"""What is known of one track: its best embeddings in either light, and who it is held for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mip_edge.errors import OptionError
-from mip_edge.spec import Modality
+from mip_edge.live.decision import Candidate, Verdict
+from mip_edge.live.outcome import Sighting
+from mip_edge.live.tracker import TrackKey
+from mip_edge.spec import Crop, Modality
 
 LEAST_WEIGHT = 1e-3
 """A crop of no quality at all still counts if there is no other."""
@@ -85,10 +88,66 @@ class EmbeddingSet:
         """The lights that there is an embedding of, in the order of their first."""
         return tuple(self._held)
 
-    @property
-    def has_direction(self) -> bool:
-        """There is a query in some light."""
-        return any(query is not None for query in self._queries.values())
+
+@dataclass(slots=True)
+class Tracklet:
+    """One track, what it showed, and who it is held for."""
+
+    key: TrackKey
+    """Which track."""
+    name: str
+    """How the gallery calls it."""
+    views: EmbeddingSet
+    """Its best embeddings."""
+    modality: Modality | None = None
+    """The light it was embedded in last; None before the first."""
+    time: float = 0.0
+    """When it was seen last."""
+    identity: int | None = None
+    """Who it is held for; None if that is not known."""
+    match: Candidate | None = None
+    """What it was matched by."""
+    next_look: int = 0
+    """Embeddings from which it is looked at again."""
+    remembered: int = 0
+    """Embeddings that it had when the gallery was told last."""
+    doubt: tuple[str, int] | None = None
+    """Why it is uncertain, and whom it resembles most, as told last."""
+    challenger: tuple[Verdict, int] | None = None
+    """Who else the last look said it is."""
+    streak: int = 0
+    """Looks in a row that said so."""
+    thumbnail: Crop | None = None
+    """Its best crop."""
+    thumbnail_quality: float = 0.0
+    """Of that crop."""
+    seen_with: set[TrackKey] = field(default_factory=set)
+    """Tracks that were in one frame with it, and have not ended."""
+    not_these: set[int] = field(default_factory=set)
+    """Identities that it is not: of tracks seen with it that ended, and by a hand's word."""
+    placed: bool = False
+    """A hand gave it to its identity: it leaves for nobody."""
+    kept: bool = False
+    """A hand put it together with others: no likeness takes it away from them."""
+    untold: int | None = None
+    """Whom it was held for before a hand gave it to another, until that is told."""
+
+    def gather(self, sighting: Sighting) -> None:
+        """Take in one embedded crop."""
+        self.modality, self.time = sighting.modality, sighting.time
+        self.views.add(sighting.embedding, sighting.quality, sighting.modality, sighting.time)
+        if sighting.thumbnail is not None and sighting.quality > self.thumbnail_quality:
+            self.thumbnail, self.thumbnail_quality = sighting.thumbnail, sighting.quality
+
+    def query(self) -> NDArray[np.float32] | None:
+        """What it is compared by: the mean of the light it was seen in last, if there is one."""
+        return None if self.modality is None else self.views.query(self.modality)
+
+    def name_nobody(self) -> None:
+        """Who it was held for is gone, and what spoke for and against it with him."""
+        self.identity, self.match, self.untold = None, None, None
+        self.challenger, self.streak = None, 0
+        self.placed = self.kept = False
 
 
 def _redundant(held: list[HeldEmbedding]) -> int:

@@ -37,8 +37,13 @@ class Twins:
                 self._met.setdefault(other, set()).add(identity)
 
     def apart(self, one: int, other: int) -> bool:
-        """They were seen together."""
-        return other in self._met.get(one, ())
+        """They were seen together, or were one until a hand took them apart."""
+        return (
+            other in self._met.get(one, ())
+            # Two that still come as two, though this run made them one: that was undone.
+            or other in self._merged.get(one, ())
+            or one in self._merged.get(other, ())
+        )
 
     def agree(self, one: int, other: int) -> bool:
         """One more look says that they are one; True when that is enough."""
@@ -56,6 +61,13 @@ class Twins:
         self.part(into, list(self._met.get(identity, ())))
         self._merged.setdefault(into, set()).update({identity}, self._merged.pop(identity, ()))
         self._drop_looks({identity})
+
+    def take_apart(self, one: int, other: int) -> None:
+        """A hand says that they are two, whatever was merged before."""
+        self.part(one, [other])
+        self._merged.get(one, set()).discard(other)
+        self._merged.get(other, set()).discard(one)
+        self.differ(one, other)
 
     def forget(self, identities: Collection[int]) -> set[int]:
         """Nothing is kept of them, nor of whom was merged into them; gives all of these."""

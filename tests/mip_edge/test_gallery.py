@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mip_edge.errors import GalleryError, OptionError
 from mip_edge.gallery.base import Gallery, GalleryBounds, best_outside
-from mip_edge.gallery.index import VectorIndex
 from mip_edge.gallery.match import match, similarity
 from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.gallery.sqlite import SqliteGallery
@@ -38,11 +37,14 @@ def in_file(folder: Path) -> SqliteGallery:
 def in_codes(folder: Path) -> StoredGallery:
     """From the first embedding on by codes, and in no exact list."""
     path = folder / f"{uuid.uuid4().hex}.gallery"
-    gallery = SqliteGallery.open(
-        path, fingerprint="model", dimension=DIMENSION, bounds=BOUNDS, thumbnails=True
+    return SqliteGallery.open(
+        path,
+        fingerprint="model",
+        dimension=DIMENSION,
+        bounds=BOUNDS,
+        thumbnails=True,
+        exact_limit=0,
     )
-    gallery._index = VectorIndex(DIMENSION, exact_limit=0)
-    return gallery
 
 
 MAKERS: dict[str, Maker] = {"memory": in_memory, "sqlite": in_file, "codes": in_codes}
@@ -178,6 +180,62 @@ def test_a_tracklet_is_no_witness_for_itself(gallery: Gallery) -> None:
     # An embedding of no tracklet is left out by no name.
     everyone = gallery.search(X[None], top_k=2, min_similarity=-1, except_tracklet="")[0]
     assert [m.identity for m in everyone] == [first, second]
+
+
+def test_those_left_out_of_a_search_leave_room_for_the_next(gallery: Gallery) -> None:
+    views = [unit(10, n, 0, 0) for n in range(6)]
+    people = [put(gallery, view) for view in views]
+    put(gallery, views[0], people[1], modality=Modality.INFRARED)
+    found = gallery.search(
+        np.stack([X, X]), top_k=2, min_similarity=-1, except_identities=[people[1], *people[2:4]]
+    )
+    assert [[m.identity for m in row] for row in found] == [[people[0], people[4]]] * 2
+    (nobody,) = gallery.search(X[None], top_k=9, min_similarity=-1, except_identities=people)
+    assert nobody == []
+    (all_,) = gallery.search(X[None], top_k=9, min_similarity=-1, except_identities={99})
+    assert {m.identity for m in all_} == set(people), "a number that nobody has leaves nobody out"
+
+
+@given(seed=st.integers(0, 2**32 - 1), top_k=st.integers(1, 8), left_out=st.sets(st.integers(1, 6)))
+@settings(deadline=None, max_examples=12)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_search_without_some_is_the_search_of_all_without_those(
+    maker: str, seed: int, top_k: int, left_out: set[int], folder: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    with MAKERS[maker](folder) as gallery:
+        for embedding in units(rng, 6):
+            put(gallery, embedding)
+        query = units(rng, 1)
+        (everyone,) = gallery.search(query, top_k=6, min_similarity=-1)
+        (found,) = gallery.search(query, top_k=top_k, min_similarity=-1, except_identities=left_out)
+        others = [m for m in everyone if m.identity not in left_out][:top_k]
+        assert [m.identity for m in found] == [m.identity for m in others]
+        assert [m.similarity for m in found] == pytest.approx([m.similarity for m in others])
+
+
+def test_a_tracklet_is_whose_it_was_last_given_to(gallery: Gallery) -> None:
+    assert gallery.identities_of([]) == gallery.identities_of(["a"]) == {}
+    first, second = put(gallery, X, tracklet="a"), put(gallery, Y, tracklet="b")
+    put(gallery, Z)
+    assert gallery.identities_of(["a", "b", "c", ""]) == {"a": first, "b": second}
+    number = gallery.merge(second, first)
+    assert gallery.identities_of(["b"]) == {"b": first}
+    gallery.undo_merge(number)
+    assert gallery.identities_of(["b"]) == {"b": second}
+    gallery.reassign("b", first)
+    assert gallery.identities_of(["b"]) == {"b": first}
+    third = gallery.split(first, ["b"])
+    assert gallery.identities_of({"a", "b"}) == {"a": first, "b": third}
+    gallery.forget(third)
+    assert gallery.identities_of(["a", "b"]) == {"a": first}
+
+
+def test_a_tracklet_that_has_nothing_left_is_nobodys(gallery: Gallery) -> None:
+    who = put(gallery, X, tracklet="a")
+    for height in (0.01, 0.5, 1):  # three are kept, and of the two most alike the newer
+        put(gallery, unit(1, height, 0, 0), who, tracklet="b")
+    assert gallery.identities_of(["a", "b"]) == {"b": who}
 
 
 def test_a_reassigned_tracklet_takes_its_embeddings_along(gallery: Gallery) -> None:

@@ -170,6 +170,17 @@ def test_who_was_seen_with_another_is_never_that_other_nor_whoever_that_other_be
     assert not twins.apart(3, 1)
 
 
+def test_who_comes_as_two_after_a_merge_was_taken_apart_and_stays_so() -> None:
+    twins = Twins(patience=1)
+    twins.merge(2, into=1)
+    assert not twins.agree(1, 2)
+    assert not twins.agree(2, 1)
+    twins.take_apart(2, 1)
+    assert twins.apart(1, 2)
+    assert twins.forget([1]) == {1}, "2 is somebody again"
+    assert len(twins) == 0
+
+
 def test_who_is_forgotten_takes_along_who_was_merged_into_him() -> None:
     twins = Twins(patience=2)
     twins.see_together([1, 2, 3])
@@ -186,7 +197,9 @@ def test_who_is_forgotten_takes_along_who_was_merged_into_him() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["see", "merge", "forget", "agree"]), *[st.integers(0, 7)] * 2),
+        st.tuples(
+            st.sampled_from(["see", "merge", "part", "forget", "agree"]), *[st.integers(0, 7)] * 2
+        ),
         max_size=40,
     )
 )
@@ -201,6 +214,9 @@ def test_twins_are_symmetric_and_keep_nothing_of_who_is_forgotten(
             twins.see_together([one, other])
         elif move == "merge" and not twins.apart(one, other):
             twins.merge(one, into=other)
+        elif move == "part":
+            twins.take_apart(one, other)
+            assert twins.apart(one, other)
         elif move == "agree":
             assert not (twins.agree(one, other) and twins.apart(one, other))
         elif move == "forget":

@@ -179,7 +179,7 @@ def test_what_has_ended_and_matters_to_nobody_is_forgotten() -> None:
         scene.step(gate={track: ANNA})
         scene.identifier.end(("gate", track))
     assert scene.who("gate", 3) is None
-    assert len(scene.identifier._tracklets) == 0
+    assert len(scene.identifier._company.tracklets) == 0
 
 
 def test_who_stays_all_day_does_not_keep_the_tracks_of_all_who_passed() -> None:
@@ -188,8 +188,8 @@ def test_who_stays_all_day_does_not_keep_the_tracks_of_all_who_passed() -> None:
         scene.step(gate={1: ANNA, track: BORIS})
         scene.step(gate={1: ANNA, track: BORIS})
         scene.identifier.end(("gate", track))
-    assert set(scene.identifier._tracklets) == {("gate", 1)}
-    assert not scene.identifier._tracklets[("gate", 1)].seen_with
+    assert set(scene.identifier._company.tracklets) == {("gate", 1)}
+    assert not scene.identifier._company.tracklets[("gate", 1)].seen_with
 
 
 def test_two_who_resemble_it_alike_leave_a_track_uncertain_until_more_crops_come() -> None:
@@ -399,12 +399,12 @@ def test_what_the_gallery_forgets_is_kept_nowhere_here_nor_who_was_merged_into_i
         scene.step(gate={1: ANNA, 2: BORIS}, yard={1: ANNA})
     assert scene.identifier.merges == 1
     scene.identifier.end(("gate", 2))
-    assert scene.identifier._tracklets["gate", 1].not_these == {2}
+    assert scene.identifier._company.tracklets["gate", 1].not_these == {2}
     for identity in (1, 2):
         scene.gallery.forget(identity)
     scene.identifier.forget([1, 2])
-    assert len(scene.identifier._twins) == 0
-    assert not scene.identifier._tracklets["gate", 1].not_these
+    assert len(scene.identifier._company.twins) == 0
+    assert not scene.identifier._company.tracklets["gate", 1].not_these
     for _ in range(3):
         scene.step(gate={1: ANNA}, yard={1: ANNA})
     assert scene.who("gate", 1) == scene.who("yard", 1) == 4
@@ -419,7 +419,7 @@ def test_a_track_whose_crops_cancel_out_gives_up_an_identity_that_another_holds(
     assert scene.who("gate", 2) == 1
     scene.lights["gate"] = INFRARED
     scene.step(gate={1: CARLA})
-    scene.identifier._tracklets["gate", 1].views.add(
+    scene.identifier._company.tracklets["gate", 1].views.add(
         np.asarray(-CARLA, np.float32), 1.0, INFRARED, 9.0
     )
     scene.step(gate={1: None, 2: None})

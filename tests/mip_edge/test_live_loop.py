@@ -237,20 +237,6 @@ def test_ctrl_c_keeps_what_was_seen(
     assert events_of(path)[-1]["event"] == "end"
 
 
-def test_a_run_that_fails_leaves_no_video_and_no_end(options: LiveOptions, tmp_path: Path) -> None:
-    class Broken(ShadeEmbedder):
-        def embed(self, crops: Sequence[Crop], modality: Modality) -> Embeddings:
-            if len(self.calls) > 6:
-                raise RuntimeError("out of memory")
-            return super().embed(crops, modality)
-
-    video, path = tmp_path / "out.mp4", tmp_path / "events.jsonl"
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run_live(dataclasses.replace(options, save=video, events=path), Broken())
-    assert [p.name for p in tmp_path.iterdir()] == ["events.jsonl"]
-    assert events_of(path, "end") == []
-
-
 def test_thresholds_are_as_asked_else_the_models_else_a_guess_that_is_told(
     options: LiveOptions, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -396,7 +396,7 @@ def test_a_camera_without_news_is_not_drawn_again(
     assert drawn.count("yard") == 1
 
 
-def test_a_run_that_fails_leaves_no_video(tmp_path: Path) -> None:
+def test_a_video_that_was_not_finished_is_not_left_behind(tmp_path: Path) -> None:
     screen = Screen({"gate": 10.0}, save=tmp_path / "out.mp4", stepped=True)
     screen.update([view_of("gate", 0)])
     screen.close()

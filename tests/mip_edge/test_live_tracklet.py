@@ -32,7 +32,7 @@ def test_nothing_seen_is_no_query() -> None:
     views = EmbeddingSet()
     assert views.query(VISIBLE) is None
     assert views.newest is None
-    assert (views.count, views.modalities, views.has_direction) == (0, (), False)
+    assert (views.count, views.modalities) == (0, ())
     assert views.best_quality(VISIBLE) == 0.0
 
 
@@ -44,7 +44,6 @@ def test_the_query_is_the_mean_by_quality_at_unit_length() -> None:
     expected = np.array([3, 1]) / math.sqrt(10)
     np.testing.assert_allclose(views.query(VISIBLE), expected, atol=1e-6)
     assert views.best_quality(VISIBLE) == 0.75
-    assert views.has_direction
 
 
 def test_crops_of_no_quality_count_alike_where_there_is_no_other() -> None:
@@ -99,10 +98,8 @@ def test_opposite_embeddings_cancel_and_give_no_query_until_a_third_comes() -> N
     views.add(at(0), 0.5, VISIBLE, 0.0)
     views.add(at(180), 0.5, VISIBLE, 0.1)
     assert views.query(VISIBLE) is None
-    assert not views.has_direction
     views.add(at(90), 0.5, VISIBLE, 0.2)
     np.testing.assert_allclose(views.query(VISIBLE), at(90), atol=1e-5)
-    assert views.has_direction
 
 
 def test_one_light_without_a_direction_does_not_take_it_from_the_other() -> None:
@@ -111,7 +108,7 @@ def test_one_light_without_a_direction_does_not_take_it_from_the_other() -> None
         views.add(at(angle), 0.5, VISIBLE, 0.0)
     views.add(at(30), 0.5, INFRARED, 0.1)
     assert views.query(VISIBLE) is None
-    assert views.has_direction
+    np.testing.assert_allclose(views.query(INFRARED), at(30), atol=1e-6)
 
 
 def test_a_set_of_nothing_is_refused() -> None:
