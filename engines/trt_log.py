@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +48,7 @@ def _log(kind: Any) -> Any:
             self.recording = False
 
         def log(self, severity: Any, text: str) -> None:
-            # Nothing may be thrown through the C++ frames below: Ctrl-C, too, waits until they
-            # have returned.
+            # Nothing may be thrown through the C++ frames below; Ctrl-C is `_interrupts_held`.
             try:
                 if severity > kind.WARNING:
                     return
@@ -62,16 +63,45 @@ def _log(kind: Any) -> Any:
 
 @contextmanager
 def recording(trt: Any) -> Iterator[Any]:
-    """The library's logger, keeping all it is told in the block; nothing is printed."""
+    """The library's logger, keeping all it is told in the block; nothing is printed.
+
+    What went wrong while the library spoke is raised at the end of the block, and so is Ctrl-C.
+    """
     log = log_of(trt)
     log.messages = deque(maxlen=_KEPT)
     log.fault, log.recording = None, True
+    with _interrupts_held():
+        try:
+            yield log
+        finally:
+            log.recording = False
+            if log.fault is not None:
+                raise log.fault
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended.
+
+    Python raises it where a function begins, and the next that begins is `log`, called by C++:
+    before its first line, where nothing can catch it. The bindings print it there and forget it.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(former):
+        yield
+        return
+    came: list[int] = []
+
+    def hold(number: int, _: object) -> None:
+        came.append(number)
+
+    signal.signal(signal.SIGINT, hold)
     try:
-        yield log
+        yield
     finally:
-        log.recording = False
-        if log.fault is not None:
-            raise log.fault
+        signal.signal(signal.SIGINT, former)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def logged_reason(trt: Any, log: Any) -> str:

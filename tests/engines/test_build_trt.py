@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,6 +26,7 @@ from engines.launches import (
     quantized_maps,
     read_launches,
 )
+from engines.trt_log import recording
 from mip_edge.errors import EngineError, OptionError
 from mip_edge.spec import EmbedderSpec, Modality
 
@@ -317,6 +320,28 @@ def test_a_fault_while_tensorrt_speaks_reaches_the_caller(
     monkeypatch.setattr(build_trt, "_run", run)
     with pytest.raises(KeyboardInterrupt):
         check_graph(product)
+
+
+def test_ctrl_c_while_tensorrt_works_is_raised_when_it_has_returned() -> None:
+    class Logger:
+        """As the library's class: what is thrown through its C++ caller is lost."""
+
+        ERROR, WARNING = 1, 2
+
+    returned = []
+
+    def build() -> None:
+        with recording(SimpleNamespace(ILogger=Logger)) as log:
+            with suppress(KeyboardInterrupt):  # the bindings
+                signal.raise_signal(signal.SIGINT)
+                log.log(Logger.WARNING, "as the library calls it")
+            returned.append(True)
+
+    former = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert returned
+    assert signal.getsignal(signal.SIGINT) is former
 
 
 @needs_rtx
