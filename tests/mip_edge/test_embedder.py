@@ -68,6 +68,18 @@ def test_an_empty_crop_is_told(fake: Embedder) -> None:
         fake.embed([np.zeros((0, 4, 3), np.uint8)], Modality.VISIBLE)
 
 
+def test_one_picture_in_place_of_a_list_is_told_and_not_cut_into_its_rows(fake: Embedder) -> None:
+    picture = np.zeros((40, 20, 3), np.uint8)
+    with pytest.raises(ImageError, match=r"one picture of shape .* expected a list of crops"):
+        fake.embed(picture, Modality.VISIBLE)  # type: ignore[arg-type]
+    assert len(fake.embed(picture[None], Modality.VISIBLE)) == 1  # type: ignore[arg-type]
+
+
+def test_what_opencv_gives_for_an_unreadable_file_is_told(fake: Embedder) -> None:
+    with pytest.raises(ImageError, match=r"NoneType came for a crop; expected an array"):
+        fake.embed([None], Modality.VISIBLE)  # type: ignore[list-item]
+
+
 def test_a_modality_without_engine_is_told() -> None:
     spec = SPECS[Modality.VISIBLE]
     embedder = Embedder({Modality.VISIBLE: spec}, engines={Modality.VISIBLE: FakeEngine(spec)})
