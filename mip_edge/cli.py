@@ -133,6 +133,14 @@ OUT_OF_MEMORY = (
 """How torch and ONNX Runtime say that memory has run out."""
 
 
+DISK_IS_FULL = {
+    errno.ENOSPC: "No space left on the disk",
+    errno.EDQUOT: "Your share of the disk (quota) is used up",
+    errno.EFBIG: "A file would be larger than the system allows (ulimit -f)",
+}
+"""Errors of a place that takes no more, and how they are told."""
+
+
 class CommandTable(click.Group):
     """A click group whose commands are imported only when they run or show their own help."""
 
@@ -175,11 +183,12 @@ class CommandTable(click.Group):
                 raise
             raise advice from error
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            full = DISK_IS_FULL.get(error.errno or 0)
+            if full is None:
                 raise
             where = f" while writing {error.filename}" if error.filename else ""
             raise click.ClickException(
-                f"No space left on the disk{where}. Free some, or choose another place."
+                f"{full}{where}. Free some, or choose another place."
             ) from error
         except Exception as error:  # the runtimes' own share no base class but this
             if not is_out_of_memory(error):

@@ -185,6 +185,23 @@ def test_a_full_disk_becomes_one_line(failing: list[BaseException]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EDQUOT, "Error: Your share of the disk (quota) is used up while writing runs/last."),
+        (errno.EFBIG, "Error: A file would be larger than the system allows (ulimit -f) while"),
+    ],
+)
+def test_a_used_up_quota_and_a_limit_of_files_become_one_line(
+    failing: list[BaseException], number: int, words: str
+) -> None:
+    failing.append(OSError(number, "in the system's words", "runs/last"))
+    result = run("fail")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(words)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "error",
     [
         MemoryError(),
