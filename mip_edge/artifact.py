@@ -13,7 +13,7 @@ from pathlib import Path
 from mip_edge.errors import BundleError
 from mip_edge.folder import write_folder
 from mip_edge.manifest import (
-    EXPORT_ANEW,
+    COPY_AGAIN,
     FORMAT,
     MANIFEST_NAME,
     Accuracy,
@@ -142,20 +142,17 @@ def verify_file(bundle: Bundle, name: str) -> None:
     """Compare size and SHA-256 of one file with the manifest. Raises: BundleError naming it."""
     path, expected = bundle.path / name, bundle.manifest.files[name]
     if not path.is_file():
-        raise BundleError(
-            f"{path} is missing from the bundle. Copy the folder again or: {EXPORT_ANEW}"
-        )
+        raise BundleError(f"{path} is missing from the bundle. {COPY_AGAIN}")
     try:
         found = path.stat().st_size
         if found != expected.bytes:
             raise BundleError(
                 f"{path} has {found} bytes, its manifest says {expected.bytes}: "
-                f"truncated or replaced. Copy the folder again. {EXPORT_ANEW}"
+                f"truncated or replaced. {COPY_AGAIN}"
             )
         if _record(path).sha256 != expected.sha256:
             raise BundleError(
-                f"{path} differs from what was exported (SHA-256): altered or damaged. "
-                f"Copy the folder again. {EXPORT_ANEW}"
+                f"{path} differs from what was exported (SHA-256): altered or damaged. {COPY_AGAIN}"
             )
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {_reason(error)}") from error
@@ -204,7 +201,7 @@ def rewrite_bundle(
             if sealed.files[name] != bundle.manifest.files[name]:
                 raise BundleError(
                     f"{bundle.path / name} differs from what was exported (SHA-256): altered or "
-                    f"damaged. Copy the folder again. {EXPORT_ANEW}"
+                    f"damaged. {COPY_AGAIN}"
                 )
         if same:
             for entry in bundle.path.iterdir():

@@ -19,6 +19,7 @@ SCHEMA_VERSION = 4
 FORMAT = "mip-edge bundle"
 MANIFEST_NAME = "manifest.json"
 EXPORT_ANEW = "Export it anew with: mip-edge export WEIGHTS -o BUNDLE"
+COPY_AGAIN = "Copy the folder again, or export it anew with: mip-edge export WEIGHTS -o BUNDLE"
 _DIGEST_KEY = "digest"
 """Where the manifest holds the SHA-256 of all its other keys."""
 
@@ -202,7 +203,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{path} has schema version {version}; this mip-edge {__version__} reads "
-            f"{SCHEMA_VERSION}. Use the mip-edge that made it, or: {EXPORT_ANEW}"
+            f"{SCHEMA_VERSION}. Use the mip-edge that made it, or export it anew with: "
+            "mip-edge export WEIGHTS -o BUNDLE"
         )
     fault = find_fault(document) or _find_contradiction(document)
     if fault is not None:
@@ -210,8 +212,7 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     # The text too: a changed blank would leave the document, and so its digest, as they were.
     if document[_DIGEST_KEY] != _digest(document) or text != _text(document):
         raise BundleError(
-            f"{path} differs from what was exported (SHA-256): altered or damaged. "
-            f"Copy the folder again. {EXPORT_ANEW}"
+            f"{path} differs from what was exported (SHA-256): altered or damaged. {COPY_AGAIN}"
         )
     return _manifest(document)
 

@@ -110,8 +110,12 @@ def test_one_altered_byte_is_named(bundle: Path) -> None:
 
 def test_a_missing_file_is_named(bundle: Path) -> None:
     (bundle / "visible.onnx").unlink()
-    with pytest.raises(BundleError, match=r"visible.onnx is missing"):
+    with pytest.raises(BundleError, match=r"visible.onnx is missing") as caught:
         open_bundle(bundle)
+    assert str(caught.value).endswith(
+        "missing from the bundle. Copy the folder again, or export it anew with: "
+        "mip-edge export WEIGHTS -o BUNDLE"
+    )
 
 
 def test_an_altered_manifest_is_refused(bundle: Path) -> None:
