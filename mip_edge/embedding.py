@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from rich.console import Console
 from rich.progress import track
 
@@ -65,8 +66,9 @@ class StoredEmbeddings:
     def load(cls, path: Path) -> StoredEmbeddings:
         """Reads the .npz; no code in it runs. Raises: GalleryError for any other file."""
         try:
-            # opened here, for numpy leaves a file open that it cannot read
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            # opened here, for numpy leaves a file open that it cannot read; and no `np.load`, whose
+            # advice about any other file is to load it unsafely
+            with path.open("rb") as stream, NpzFile(stream) as stored:
                 loaded = cls(
                     np.asarray(stored["embeddings"], dtype=np.float32),
                     tuple(str(name) for name in stored["paths"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from mip_edge.errors import GalleryError
@@ -110,8 +111,9 @@ def _free_name(gallery: StoredGallery, name: str) -> str:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # opened here, for numpy leaves a file open that it cannot read
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        # opened here, for numpy leaves a file open that it cannot read; and no `np.load`, whose
+        # advice about any other file is to load it unsafely
+        with path.open("rb") as stream, NpzFile(stream) as stored:
             content = {name: stored[name] for name in stored.files}
         version = int(content["version"])
         count = len(content["embeddings"])

@@ -354,6 +354,10 @@ def test_saved_embeddings_that_do_not_fit_are_refused(trees: dict[str, Path], mo
         np.savez(saved, **{**arrays, **change})
         with pytest.raises(GalleryError, match=message):
             evaluate_model(saved, trees["regdb"], options)
+    saved.write_text("no zip")
+    with pytest.raises(GalleryError, match="holds no embeddings that can be read") as caught:
+        evaluate_model(saved, trees["regdb"], options)
+    assert "pickle" not in str(caught.value)  # numpy's advice is to load it unsafely
     np.savez(saved, embeddings=arrays["embeddings"])
     with pytest.raises(GalleryError, match="holds no embeddings that can be read"):
         evaluate_model(saved, trees["regdb"], options)
