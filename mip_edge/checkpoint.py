@@ -28,6 +28,7 @@ from mip_edge.spec import Modality
 FORMAT = "mip-edge checkpoint"
 VERSION = 1
 _METADATA_KEY = "mip_edge"
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _PREPROCESSING = {"channels": "RGB", "mean": 0.5, "std": 0.5, "resize": "bilinear"}
 
@@ -291,9 +292,13 @@ def _open(path: Path) -> Iterator[Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is no whole safetensors file ({error}); copy or make it anew"
-        ) from error
+        way = "copy or make it anew"
+        if path.suffix in _PICKLED:
+            way = (
+                "take the best.safetensors that training wrote; a checkpoint of the published MIP "
+                "code becomes one by mip_edge.checkpoint.import_official and save"
+            )
+        raise CheckpointError(f"{path} is no whole safetensors file ({error}); {way}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -353,6 +358,8 @@ def _read_foreign(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's advice is to unpickle whatever it holds
+            reason = "torch reads no tensors in it, and nothing else of it is unpickled"
         raise CheckpointError(f"{path} is no state dict of plain tensors ({reason})") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

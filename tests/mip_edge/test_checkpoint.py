@@ -526,6 +526,14 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path, content: str) -
         with pytest.raises(CheckpointError, match="weights.pth") as caught:
             attempt()
         assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)  # torch's advice is to unpickle it all
+
+
+@pytest.mark.parametrize("name", ["state.pt", "mip_sysu.pth"])
+def test_a_pickled_checkpoint_is_told_what_it_becomes_one_by(tmp_path: Path, name: str) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"best.safetensors .*import_official and save$"):
+        checkpoint.load(tmp_path / name)
 
 
 def timm_state(width: int = 32, depth: int = 4) -> dict[str, Tensor]:
