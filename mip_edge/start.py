@@ -21,6 +21,7 @@ from mip_edge.training_set import TrainingSet
 
 logger = logging.getLogger(__name__)
 
+STARTER_MODEL = "tiny"
 STARTER = Path(__file__).parent / "assets" / "mip_tiny_synthetic.safetensors"
 """The checkpoint that comes with the package; `--init synthetic` means it."""
 
@@ -39,6 +40,11 @@ def build_model(
         return MIP(_model_options(options, classes, cameras, {})), None
     weights = None
     if options.init == "synthetic":
+        if options.model != STARTER_MODEL:
+            raise OptionError(
+                f"--init synthetic is a {STARTER_MODEL} network, --model is {options.model}; "
+                f"choose --model {STARTER_MODEL}, or another --init"
+            )
         path = STARTER
     elif is_hub_name(options.init):
         fetched = fetch_weights(options.init)

@@ -122,6 +122,12 @@ def test_the_shipped_checkpoint_is_tiny_float16_and_within_12_mb() -> None:
     build_model(TrainOptions(model="tiny", init="synthetic").resolved(), names=list("abc"))
 
 
+def test_the_shipped_checkpoint_for_another_model_names_both_options() -> None:
+    options = TrainOptions(model="base", init="synthetic")
+    with pytest.raises(OptionError, match=r"--init synthetic is a tiny network, --model is base"):
+        build_model(options.resolved(), names=list("abc"))
+
+
 def test_another_preset_than_that_of_init_is_an_error(tmp_path: Path) -> None:
     start = MIP(MIPOptions.preset("tiny", image_size=(32, 32), stride=16))
     save(start, tmp_path / "start.safetensors")
