@@ -35,7 +35,7 @@ def check_room(model: MIP, target: Path, *, fp16: bool, int8: bool = False) -> N
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
-            f"{target} cannot be written: the bundle takes about {needed / 1e6:.0f} MB, "
+            f"{target} cannot be written: an export wants {needed / 1e6:.0f} MB of disk, "
             f"{folder} has {free / 1e6:.0f} MB free. Free some, or choose another place"
         )
     available = available_memory()

@@ -356,7 +356,7 @@ def test_too_small_a_disk_is_told_before_anything_is_computed(
     usage = type("Usage", (), {"free": 1_000_000})
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.setattr(work, "export_onnx", None)
-    with pytest.raises(OutputError, match="takes about 68 MB, .* has 1 MB free"):
+    with pytest.raises(OutputError, match="an export wants 68 MB of disk, .* has 1 MB free"):
         export_bundle(tiny_checkpoint, tmp_path / "deep" / "bundle")
     assert list(tmp_path.iterdir()) == []
 
