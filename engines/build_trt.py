@@ -173,8 +173,21 @@ def check_options(options: BuildOptions) -> None:
             "--dla: the accelerator (DLA) of a Jetson has no layer norm, no GELU and no attention "
             "of a transformer, and hands each back to the GPU; leave the option out"
         )
+    title = MODULES[options.module][0]
     if options.module != RTX:
+        if options.capabilities:
+            raise EngineError(
+                f"{title} builds for the GPU it runs on; leave --compute-capability out, or choose "
+                "--engine tensorrt-rtx"
+            )
         return
+    unknown = [one for one in options.capabilities if one not in CAPABILITIES]
+    if unknown or not options.capabilities:
+        found = f"--compute-capability {unknown[0]}" if unknown else "no --compute-capability"
+        raise EngineError(
+            f"{found}: {title} builds ahead of time for {', '.join(CAPABILITIES)}; choose among "
+            "those"
+        )
     refused = {
         "hardware_compatible": "its plans run on all GPUs they were built for; name several",
         "version_compatible": "a plan belongs to its version; build it anew for another",
@@ -186,20 +199,9 @@ def check_options(options: BuildOptions) -> None:
 
 
 def _targets(trt: Any, module: str, capabilities: Sequence[str]) -> list[Any]:
-    """The library's own values for compute capabilities."""
+    """The library's own values for compute capabilities that `check_options` has passed."""
     if module != RTX:
-        if capabilities:
-            raise EngineError(
-                f"{MODULES[module][0]} builds for the GPU it runs on; leave --compute-capability "
-                "out, or choose --engine tensorrt-rtx"
-            )
         return []
-    unknown = [one for one in capabilities if one not in CAPABILITIES]
-    if unknown or not capabilities:
-        found = f"unknown compute capability {unknown[0]!r}" if unknown else "no compute capability"
-        raise EngineError(
-            f"{found}; {MODULES[module][0]} builds ahead of time for: {', '.join(CAPABILITIES)}"
-        )
     names = (f"SM{one.replace('.', '')}" for one in dict.fromkeys(capabilities))
     return [getattr(trt.ComputeCapability, name) for name in names]
 

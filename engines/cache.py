@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "MIP_EDGE_CACHE"
 LIMIT_VARIABLE = "MIP_EDGE_CACHE_LIMIT"
+_ANOTHER = f"Choose another folder with {ROOT_VARIABLE}"
 DEFAULT_LIMIT_BYTES = 4 << 30
 """Room for some twenty float16 plans of the base network."""
 _DEAD_SECONDS = 3600
@@ -194,9 +195,12 @@ class EngineCache:
         told = self._told(key.digest())
         for part in self.root.glob(f".{key.digest()}.*{_PART}"):  # of a process that was killed
             part.unlink(missing_ok=True)
-        with write_beside(told.with_suffix(BYTES)) as stream:
-            stream.write(content)
-        write_text(told, told_of(key, content, what, spec or {}))
+        try:
+            with write_beside(told.with_suffix(BYTES)) as stream:
+                stream.write(content)
+            write_text(told, told_of(key, content, what, spec or {}))
+        except OutputError as error:
+            raise OutputError(f"{error}. {_ANOTHER}") from error
 
     def _tidy(self, key: EngineKey, what: str) -> None:
         """Remove what the new entry replaces, then the least recently used beyond the limit."""
@@ -246,8 +250,7 @@ class EngineCache:
 
     def _refusal(self, error: OSError) -> OutputError:
         return OutputError(
-            f"the engine cache {self.root} cannot be written: {error.strerror}. "
-            f"Choose another folder with {ROOT_VARIABLE}"
+            f"the engine cache {self.root} cannot be written: {error.strerror}. {_ANOTHER}"
         )
 
     @contextlib.contextmanager

@@ -24,7 +24,7 @@ from engines.machine import describe_machine, module_version
 from engines.plan import graph_digest
 from engines.turns import time_calls
 from mip_edge.artifact import Bundle
-from mip_edge.errors import EngineError
+from mip_edge.errors import EngineError, OutputError
 from mip_edge.spec import Batch
 
 logger = logging.getLogger(__name__)
@@ -132,23 +132,43 @@ def choose(
 ) -> Candidate:
     """The fastest candidate, measured here or remembered; one log line tells which and why.
 
-    `open_one` gives a warmed-up engine; a candidate that refuses with EngineError is left out.
-    Raises: EngineError if none opens; OutputError if the cache cannot be written.
+    `open_one` gives a warmed-up engine; a candidate that refuses with EngineError is left out. A
+    cache that cannot be written is told in one line, and the answer is of this once. One whose plan
+    had no room there is left out too, and the answer not kept: with room it may be the fastest.
+    Raises: EngineError if none opens.
     """
     if len(question.candidates) == 1:
         (only,) = question.candidates
         logger.info("%s: took %s, there is nothing else here", question.words, only)
         return only
-    now = False
+    now: Measured | None = None
+    unwritten: list[OutputError] = []
+
+    def open_told(candidate: Candidate) -> Engine:
+        try:
+            return open_one(candidate)
+        except OutputError as error:
+            unwritten.append(error)
+            raise EngineError(str(error)) from error
 
     def measure_now() -> bytes:
         nonlocal now
-        now = True
-        return measure(question.candidates, open_one, clock).to_bytes()
+        now = measure(question.candidates, open_told, clock)
+        if unwritten:
+            raise unwritten[0]
+        return now.to_bytes()
 
     what = f"{question.bundle.path.resolve()}: {question.words}"
-    stored = (cache or EngineCache()).get(question.key(), measure_now, what=what)
-    measured = Measured.from_bytes(stored)
+    try:
+        stored = (cache or EngineCache()).get(question.key(), measure_now, what=what)
+        measured = now or Measured.from_bytes(stored)
+    except OutputError as error:
+        measured = now or measure(question.candidates, open_told, clock)
+        logger.warning(
+            "%s: the answer could not be kept and is measured at every start: %s",
+            question.words, error,
+        )  # fmt: skip
+        now = measured
     logger.info(
         "%s: took %s, the fastest at batch %d (%s; %s)",
         question.words, measured.fastest, BATCH, measured,

@@ -6,7 +6,7 @@ import difflib
 import errno
 import logging
 from importlib import import_module
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import click
 
@@ -171,6 +171,22 @@ class CommandTable(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """As click does it; `--help` and `--version` write in here, and stdout may be full."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except OSError as error:
+            advice = full_disk(error)
+            if advice is None:
+                raise
+            raise advice from error
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a subcommand; what the user can mend becomes one line, our own bugs a traceback."""
         try:
@@ -183,13 +199,10 @@ class CommandTable(click.Group):
                 raise
             raise advice from error
         except OSError as error:
-            full = DISK_IS_FULL.get(error.errno or 0)
-            if full is None:
+            advice = full_disk(error)
+            if advice is None:
                 raise
-            where = f" while writing {error.filename}" if error.filename else ""
-            raise click.ClickException(
-                f"{full}{where}. Free some, or choose another place."
-            ) from error
+            raise advice from error
         except Exception as error:  # the runtimes' own share no base class but this
             if not is_out_of_memory(error):
                 raise
@@ -208,6 +221,15 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return any(words in text for words in OUT_OF_MEMORY)
+
+
+def full_disk(error: OSError) -> click.ClickException | None:
+    """The line for a place that takes no more, or None if it is another error."""
+    full = DISK_IS_FULL.get(error.errno or 0)
+    if full is None:
+        return None
+    where = f" while writing {error.filename}" if error.filename else ""
+    return click.ClickException(f"{full}{where}. Free some, or choose another place.")
 
 
 def missing_extra(error: ModuleNotFoundError) -> click.ClickException | None:

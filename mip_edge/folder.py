@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,12 +48,16 @@ def refuse_existing(
     target: Path, kind: str, is_ours: Callable[[Path], bool], *, overwrite: bool
 ) -> None:
     """Raises: OutputError if `target` exists and may not be replaced, as `write_folder` says."""
-    if not target.exists() and not target.is_symlink():
+    if target.is_symlink():
+        raise OutputError(
+            f"{target} is a link, and no link is replaced: name what it points at "
+            f"({os.path.realpath(target)}), or choose another place"
+        )
+    if not target.exists():
         return
     if not overwrite:
         raise OutputError(f"{target} exists already; choose another place or add --overwrite")
-    replaceable = target.is_dir() and not target.is_symlink()
-    if not replaceable or (any(target.iterdir()) and not is_ours(target)):
+    if not target.is_dir() or (any(target.iterdir()) and not is_ours(target)):
         raise OutputError(
             f"{target} is not {kind} of mip-edge alone, so --overwrite leaves it as it is; "
             "choose another place, or remove it yourself"

@@ -28,23 +28,23 @@ CAMERAS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes to the engine cache of whoever runs it."""
-    monkeypatch.setenv("MIP_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes to the engine cache of whoever runs it, nor what all tests share."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MIP_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """What a command sets up in this process is gone before the next test counts its lines."""
-    loggers = [logging.getLogger(name) for name in (None, *PACKAGES)]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def own_logging() -> None:
+    """What a command set up in this process is gone before the next test counts its lines."""
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, ConsoleHandler)]:
         root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from mip_edge.commands.shared import (
     default=0.001,
     show_default=True,
     help="False-accept rate: of all comparisons of a tracklet with an enrolled other person, the "
-    "share that may be accepted.",
+    "share that may be accepted. N people are N x (N - 1) comparisons: a share of less than one of "
+    "them is refused, of less than ten warned of.",
 )
 @dataset_option()
 @split_option

@@ -48,11 +48,13 @@ def list_people(path: Path, as_json: bool) -> None:
         return
     for one in people:
         click.echo(
-            f"{one.identity:>6}  {one.label or '-':<16} {one.embeddings:>4} embeddings  "
+            f"{one.identity:>6}  {one.label or '-':<16} {one.embeddings:>4} "
+            f"{_noun(one.embeddings, 'embedding'):<10}  "
             f"{_utc(one.first_time)} to {_utc(one.last_time)}  {', '.join(one.cameras)}"
         )
+    total = sum(one.embeddings for one in people)
     click.echo(
-        f"{len(people)} identities, {sum(one.embeddings for one in people)} embeddings of "
+        f"{_count(len(people), 'identity')}, {_count(total, 'embedding')} of "
         f"{opened.dimension} numbers, model {opened.fingerprint[:12]}"
     )
 
@@ -83,12 +85,13 @@ def show(path: Path, identity: int, thumbnails: Path | None, as_json: bool) -> N
         lights = "+".join(light.value for light in one.modalities)
         click.echo(
             f"  {one.tracklet or '(no tracklet)':<32} {one.camera:<12} {lights:<17} "
-            f"{one.embeddings:>3} embeddings  {_utc(one.first_time)} to {_utc(one.last_time)}"
+            f"{one.embeddings:>3} {_noun(one.embeddings, 'embedding'):<10}  "
+            f"{_utc(one.first_time)} to {_utc(one.last_time)}"
         )
     for merged in known.merges:
         click.echo(f"  merge {merged.merge}: identity {merged.identity} came in; undo with split")
     if thumbnails is not None:
-        click.echo(f"{thumbnails}: {written} pictures")
+        click.echo(f"{thumbnails}: {_count(written, 'picture')}")
 
 
 @gallery.command()
@@ -210,7 +213,8 @@ def prune(
     _tell(
         as_json,
         {"gone": gone, "embeddings": left},
-        f"{len(gone)} identities went, {left} embeddings are left",
+        f"{_count(len(gone), 'identity')} went, {_count(left, 'embedding')} "
+        f"{'is' if left == 1 else 'are'} left",
     )
 
 
@@ -234,7 +238,11 @@ def export_file(path: Path, output: Path, overwrite: bool, as_json: bool) -> Non
     check_output(output, overwrite=overwrite)
     with open_gallery(path) as opened:
         count = export_gallery(opened, output)
-    _tell(as_json, {"output": str(output), "embeddings": count}, f"{output}: {count} embeddings")
+    _tell(
+        as_json,
+        {"output": str(output), "embeddings": count},
+        f"{output}: {_count(count, 'embedding')}",
+    )
 
 
 @gallery.command(name="import")
@@ -244,22 +252,46 @@ def export_file(path: Path, output: Path, overwrite: bool, as_json: bool) -> Non
 def import_file(path: Path, exported: Path, as_json: bool) -> None:
     """Import an EXPORTED gallery of the same model into GALLERY.
 
-    GALLERY is made if it does not exist. Everybody gets a new number, which is told.
+    GALLERY is made if it does not exist. A tracklet that is there already is left out: one file
+    imported twice doubles nobody. Somebody of whom a part is there keeps number and label, and gets
+    the rest; everybody else gets a new number. All numbers are told.
     """
     from mip_edge.gallery.portable import import_gallery, read_model
     from mip_edge.gallery.sqlite import SqliteGallery
 
     fingerprint, dimension = read_model(exported)
     with SqliteGallery.open(path, fingerprint=fingerprint, dimension=dimension) as opened:
-        numbers = import_gallery(opened, exported)
+        done = import_gallery(opened, exported)
         total = len(opened)
-    words = [f"{old} is {new} here" for old, new in numbers.items()]
-    words.append(f"{path}: {len(numbers)} identities came, {total} embeddings in all")
+    words = [
+        f"{old} is {new} here{' already' if old in done.known else ''}"
+        for old, new in done.numbers.items()
+    ]
+    new = len(done.numbers) - len(done.known)
+    left_out = f", {done.left_out} were there already" if done.left_out else ""
+    words.append(
+        f"{path}: {_count(new, 'identity')} and {_count(done.added, 'embedding')} "
+        f"came{left_out}, {total} in all"
+    )
     _tell(
         as_json,
-        {"numbers": [{"was": old, "is": new} for old, new in numbers.items()]},
+        {
+            "numbers": [{"was": old, "is": new} for old, new in done.numbers.items()],
+            "added": done.added,
+            "left_out": done.left_out,
+        },
         "\n".join(words),
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {_noun(number, noun)}"
+
+
+def _noun(number: int, noun: str) -> str:
+    if number == 1:
+        return noun
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def _tell(as_json: bool, values: dict[str, Any], words: str) -> None:

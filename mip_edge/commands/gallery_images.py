@@ -76,7 +76,7 @@ def enroll(
     who = f"identity {done.identity}" + (f" ({done.label})" if done.label else "")
     click.echo(
         f"{path}: {'new ' if done.new else ''}{who}, {done.images} {modality} images came, "
-        f"{done.embeddings} embeddings are kept"
+        f"embeddings kept: {done.embeddings}"
     )
 
 

@@ -8,6 +8,9 @@ Arrays, a row each embedding in the order it came: `embeddings` (N, D) float16, 
 from __future__ import annotations
 
 import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +63,48 @@ def read_model(path: Path) -> tuple[str, int]:
     return str(content["fingerprint"]), int(content["embeddings"].shape[1])
 
 
-def import_gallery(gallery: StoredGallery, path: Path) -> dict[int, int]:
-    """Add an exported gallery, all or nothing; gives the new number of each identity.
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What came of importing a file."""
 
-    A tracklet whose name is taken gets `~2` and so on behind it. Raises: GalleryError for another
-    model, or a file that is none.
+    numbers: Mapping[int, int]
+    """Who each identity of the file is here."""
+    known: frozenset[int]
+    """Those of the file that were here already, at least in part."""
+    added: int
+    """Embeddings that came."""
+    left_out: int
+    """Embeddings whose tracklet was here already."""
+
+
+def import_gallery(gallery: StoredGallery, path: Path) -> Import:
+    """Add an exported gallery, all or nothing, and nothing twice.
+
+    A tracklet is here already if one of its embeddings is, of the same camera, light and second:
+    it is left out, whoever it was given to meanwhile. What else the file has of that person goes
+    to whoever holds most of it here, and the label here stays. Everybody else gets a new number,
+    and a tracklet whose name is taken by another gets `~2` and so on behind it.
+    Raises: GalleryError for another model, or a file that is none.
     """
     content = _read(path)
     gallery.require(str(content["fingerprint"]), int(content["embeddings"].shape[1]))
-    numbers = {int(old): gallery.new_identity() for old in np.unique(content["identity"])}
-    names = {
-        name: _free_name(gallery, name) if name else ""
-        for name in np.unique(content["tracklet"]).tolist()
+    identities, tracklets = content["identity"].tolist(), content["tracklet"].tolist()
+    found = _find(gallery, content)
+    names = {tracklets[row] for row in found} - {""}
+    left_out = [row in found or name in names for row, name in enumerate(tracklets)]
+    holders: dict[int, Counter[int]] = defaultdict(Counter)
+    for row, holder in sorted(found.items()):
+        holders[identities[row]][holder] += 1
+    numbers = {
+        int(old): holders[old].most_common(1)[0][0] if old in holders else gallery.new_identity()
+        for old in np.unique(content["identity"]).tolist()
     }
+    coming = [row for row, out in enumerate(left_out) if not out]
+    new = {tracklets[row] for row in coming}
+    free = {name: _free_name(gallery, name, new) if name else "" for name in new}
     embeddings = content["embeddings"].astype(np.float32)
     columns = [content[name].tolist() for name in _ROWS]
+    rows = list(zip(embeddings, *columns, strict=True))
     gallery.add_many(
         [
             Addition(
@@ -83,11 +113,11 @@ def import_gallery(gallery: StoredGallery, path: Path) -> dict[int, int]:
                 camera,
                 Modality(modality),
                 time,
-                names[tracklet],
+                free[tracklet],
                 quality,
             )
-            for embedding, identity, modality, camera, time, quality, tracklet in zip(
-                embeddings, *columns, strict=True
+            for embedding, identity, modality, camera, time, quality, tracklet in (
+                rows[row] for row in coming
             )
         ],
         labels={
@@ -95,15 +125,31 @@ def import_gallery(gallery: StoredGallery, path: Path) -> dict[int, int]:
             for old, label in zip(
                 content["labelled"].tolist(), content["labels"].tolist(), strict=True
             )
-            if old in numbers
+            if old in numbers and old not in holders
         },
     )
-    return numbers
+    return Import(numbers, frozenset(holders), len(coming), sum(left_out))
 
 
-def _free_name(gallery: StoredGallery, name: str) -> str:
+def _find(gallery: StoredGallery, content: Mapping[str, NDArray[Any]]) -> dict[int, int]:
+    """Rows of a file that are here to the bit, with who holds each."""
+    taken: dict[tuple[str, str, float], list[int]] = defaultdict(list)
+    columns = (content[name].tolist() for name in ("camera", "modality", "time"))
+    for row, place in enumerate(zip(*columns, strict=True)):
+        taken[place].append(row)
+    found: dict[int, int] = {}
+    for part in gallery.stored_rows():
+        for here in part:
+            for row in taken.get((here.camera, here.modality.value, here.time), ()):
+                if np.array_equal(content["embeddings"][row], here.embedding):
+                    found.setdefault(row, here.identity)
+    return found
+
+
+def _free_name(gallery: StoredGallery, name: str, coming: Collection[str]) -> str:
+    """The name, or the first behind it that neither the gallery nor the file has."""
     free, count = name, 1
-    while gallery.has_tracklet(free):
+    while gallery.has_tracklet(free) or (free != name and free in coming):
         count += 1
         free = f"{name}~{count}"
     return free

@@ -92,6 +92,8 @@ class VideoFile:
         self._written = 0
         self._bytes, self._bytes_at = 0, 0
         self._kept = False
+        self._nameless: str | None = None
+        """Why what was written stays where it was: it cannot be read back, or not be renamed."""
 
     def __str__(self) -> str:
         return f"--save {self._path}"
@@ -140,13 +142,17 @@ class VideoFile:
                     "perhaps the disk is full",
                     found,
                 )
+            elif self._nameless is not None:
+                self.failed = f"{self}: {self._lies()}"
         return self._kept
 
     def discard(self) -> None:
-        """Leave nothing behind that was not finished."""
+        """Leave nothing behind that was not finished, but what could not take its name."""
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+        if self._nameless is not None:
+            return
         try:
             self._part.unlink(missing_ok=True)
         except OSError as error:
@@ -176,7 +182,14 @@ class VideoFile:
     def _told(self, reason: str, found: int) -> str:
         if self._kept:
             return f"{self}: {reason}: its first {found} frames are kept"
+        if self._nameless is not None:
+            return f"{self}: {reason}: {self._lies()}"
         return f"{self}: {reason}: nothing of it could be kept"
+
+    def _lies(self) -> str:
+        return (
+            f"what was written lies in {self._part}, for it cannot take that name: {self._nameless}"
+        )
 
     def _make_whole(self) -> int:
         """Close the file and rename it if it plays; the number of its frames, 0 if it does not."""
@@ -184,15 +197,16 @@ class VideoFile:
             return 0
         self._writer.release()
         self._writer = None
+        found = 0
         try:
             found = _frames_of(self._part)
             if found:
                 self._part.replace(self._path)
                 self._kept = True
-            else:
-                self._part.unlink(missing_ok=True)
-        except OSError:
-            return 0
+        except OSError as error:
+            self._nameless = error.strerror or str(error)
+        if not found:
+            self.discard()
         return found
 
 

@@ -19,7 +19,13 @@ from mip_edge.embedder import Embedder
 from mip_edge.errors import OutputError
 from mip_edge.evaluate.embed import embed_samples
 from mip_edge.thresholding.chart import check_drawing, draw_thresholds
-from mip_edge.thresholding.learning import BINS, Learning, LearningOptions, learn_thresholds
+from mip_edge.thresholding.learning import (
+    BINS,
+    Learning,
+    LearningOptions,
+    check_far,
+    learn_thresholds,
+)
 from mip_edge.thresholding.people import choose_people
 from mip_edge.thresholds_record import FIGURES, PICTURE, LearntThresholds
 
@@ -94,17 +100,14 @@ def calibrate_thresholds(
         part=people.part,
         never_seen=people.never_seen,
     )
+    identities = [sample.identity for sample in chosen.samples]
+    modalities = [sample.modality for sample in chosen.samples]
+    check_far(identities, modalities, options.far)
     with Embedder.open(source, engine, precision=precision, **dict(engine_options or {})) as found:
         embeddings = embed_samples(found, chosen.samples, batch=batch)
     console = Console(stderr=True)
     with console.status("learning thresholds") if console.is_terminal else nullcontext():
-        learning = learn_thresholds(
-            embeddings,
-            [sample.identity for sample in chosen.samples],
-            [sample.modality for sample in chosen.samples],
-            chosen.sessions,
-            options,
-        )
+        learning = learn_thresholds(embeddings, identities, modalities, chosen.sessions, options)
     for line in learning.warnings:
         logger.warning("%s", line)
     record = LearntThresholds(

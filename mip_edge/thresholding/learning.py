@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ BINS = 100
 """Of a histogram over [-1, 1]."""
 _POINTS = 41
 """Of a ROC curve."""
+_WHOLE = 1 + 1e-12
+"""0.001 of 1,000 is one, whatever binary fractions say."""
 _TAIL = 20
 """Times the allowed accepts: so many of the highest impostors every resample needs."""
 
@@ -91,6 +94,37 @@ class Learning:
     warnings: tuple[str, ...]
 
 
+def check_far(identities: Sequence[str], modalities: Sequence[Modality], far: float) -> None:
+    """Refuse a rate that so few people cannot have; an identity and a light for each crop.
+
+    Each person meets each other once: who passes ten times is no ten people. If not even one of
+    these comparisons may be accepted, the threshold stands above their highest, whatever the rate.
+    Raises: DatasetError for that, or if a light shows fewer than two people.
+    """
+    crops = list(zip(identities, modalities, strict=True))
+    seen = {light: {name for name, one in crops if one is light} for light in Modality}
+    for light, names in seen.items():
+        if len(names) < 2:
+            raise DatasetError(
+                f"{len(names)} people are seen in {light.value} light; thresholds need at least 2"
+            )
+    met = {
+        ModalityPair.of(one, other): len(seen[one]) * len(seen[other])
+        - len(seen[one] & seen[other])
+        for one, other in itertools.combinations_with_replacement(Modality, 2)
+    }
+    few = [pair.value for pair in ModalityPair if met[pair] * far * _WHOLE < 1]
+    if few:
+        least = min(met.values())
+        people = math.ceil((1 + math.sqrt(1 + 4 / far)) / 2)  # the least whose n (n - 1) is 1 / far
+        raise DatasetError(
+            f"--far {far:g} cannot be learnt for {', '.join(few)}: there are {least:,} comparisons "
+            f"of one person with another, of which a single false accept is a share of "
+            f"{1 / least:.2g}. Give at least {people:,} people, seen in both lights, or take "
+            f"--far {_rate_up(1 / least):g} or more"
+        )
+
+
 def learn_thresholds(
     embeddings: Embeddings,
     identities: Sequence[str],
@@ -101,14 +135,9 @@ def learn_thresholds(
     """The thresholds on embeddings (N, D) of unit length of people the model has never seen.
 
     `sessions` names where each crop was taken, empty where nobody knows.
-    Raises: DatasetError if a light shows fewer than two people.
+    Raises: DatasetError as `check_far`.
     """
-    for light in Modality:
-        seen = {name for name, one in zip(identities, modalities, strict=True) if one is light}
-        if len(seen) < 2:
-            raise DatasetError(
-                f"{len(seen)} people are seen in {light.value} light; thresholds need at least 2"
-            )
+    check_far(identities, modalities, options.far)
     names, people = np.unique(np.asarray(identities), return_inverse=True)
     rng = np.random.default_rng([options.seed, 0])
     compared, tracklets = compare_tracklets(
@@ -272,6 +301,13 @@ def rounded_up(threshold: float) -> float:
             "person filed under two identities, or is the network untrained?"
         )
     return up
+
+
+def _rate_up(rate: float) -> float:
+    """With two digits, never below."""
+    decimals = 1 - math.floor(math.log10(rate))
+    scale = 10.0**decimals
+    return round(math.ceil(rate * scale / _WHOLE) / scale, decimals)
 
 
 def _short(value: float) -> float:

@@ -59,7 +59,9 @@ def choose_people(
         raise OptionError(f"--part must be {' or '.join(PARTS)}, got {part}")
     check_split(bundle.path, dataset, split)
     samples, places = _read(data, dataset, split, part)
-    learned = _learned(bundle, data, dataset, split, must=part == "validation" and not never_seen)
+    train = samples if part == "validation" else None
+    must = part == "validation" and not never_seen
+    learned = _learned(bundle, data, dataset, split, train, must=must)
     held_out = BY_PROVENANCE
     if never_seen:
         if learned:
@@ -115,9 +117,18 @@ def _read(data: Path, dataset: str, split: int, part: str) -> tuple[list[Sample]
     return [*read.query, *read.gallery], places
 
 
-def _learned(bundle: Bundle, data: Path, dataset: str, split: int, *, must: bool) -> frozenset[str]:
+def _learned(
+    bundle: Bundle,
+    data: Path,
+    dataset: str,
+    split: int,
+    train: list[Sample] | None,
+    *,
+    must: bool,
+) -> frozenset[str]:
     """Names of the people in `data` that the model learned from, drawn again as its training did.
 
+    `train` is the training part of `data`, None if nobody has read it yet.
     A bundle holds no names, but seed and share of the draw, and how many people and crops it left:
     where these are those of the training part here, it is taken for the one learned from.
     Raises: DatasetError if `must` and the bundle does not say enough.
@@ -135,15 +146,14 @@ def _learned(bundle: Bundle, data: Path, dataset: str, split: int, *, must: bool
         return frozenset()
     if told.get("dataset") != dataset:  # other people
         return frozenset()
-    try:
-        train = read_dataset(dataset, data, split=split, parts=("train",)).train
-    except DatasetError:
-        if must:
-            raise
-        return frozenset()
+    if train is None:
+        try:
+            train = list(read_dataset(dataset, data, split=split, parts=("train",)).train)
+        except DatasetError:
+            return frozenset()
     if training.get("selected_by") == "validation":
         rng = np.random.default_rng(int(options["seed"]))
-        train = split_validation(train, float(options["validation_share"]), rng).train
+        train = list(split_validation(train, float(options["validation_share"]), rng).train)
     names = frozenset(sample.identity for sample in train)
     if (len(names), len(train)) == (told.get("identities"), told.get("crops")):
         return names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from engines.cache import EngineCache
 from engines.choice import BATCH, Candidate, Measured, Question, choose, measure
 from engines.fake import FakeBackend
 from mip_edge.artifact import Bundle, FileRecord, Graph, Manifest, Precision
-from mip_edge.errors import EngineError
+from mip_edge.errors import EngineError, OutputError
 from mip_edge.spec import EmbedderSpec, Embeddings, Modality
 from mip_edge.thresholds_record import LearntThresholds
 
@@ -165,6 +167,98 @@ def test_it_is_measured_once(
     cache.clear()
     choose(question, bench.open_one, cache=cache, clock=bench.clock)
     assert bench.now > spent
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is to last has no room any more."""
+
+    def refuse(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mip_edge.output.os.fsync", refuse)
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_the_fastest_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    bench = Bench(SPEEDS)
+    question = make_question(tmp_path, SLOW, FAST)
+    with caplog.at_level(logging.INFO, logger="engines.choice"):
+        found = choose(
+            question, bench.open_one, cache=EngineCache(tmp_path / "file"), clock=bench.clock
+        )
+    assert found == FAST
+    (line,) = warned(caplog)
+    assert line == (
+        "engine auto, precision auto: the answer could not be kept and is measured at every "
+        f"start: the engine cache {tmp_path / 'file'} cannot be written: File exists. Choose "
+        "another folder with MIP_EDGE_CACHE"
+    )
+    assert told(caplog)[-1].endswith("measured now)")
+
+
+def test_a_disk_that_is_full_does_not_have_it_measured_twice(
+    tmp_path: Path,
+    cache: EngineCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fill_the_disk(monkeypatch)
+    once, bench = Bench(SPEEDS), Bench(SPEEDS)
+    measure((SLOW, FAST), once.open_one, once.clock)
+    question = make_question(tmp_path, SLOW, FAST)
+    assert choose(question, bench.open_one, cache=cache, clock=bench.clock) == FAST
+    assert bench.calls == once.calls
+    (line,) = warned(caplog)
+    assert "No space left on device" in line
+    assert line.count("MIP_EDGE_CACHE") == 1
+    assert cache.list() == []
+
+
+def test_an_answer_that_cannot_be_read_is_measured_anew(
+    tmp_path: Path, cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(SPEEDS)
+    question = make_question(tmp_path, SLOW, FAST)
+    (cache.root / f"{question.key().digest()}.json").mkdir(parents=True)
+    assert choose(question, bench.open_one, cache=cache, clock=bench.clock) == FAST
+    (line,) = warned(caplog)
+    assert "could not be kept" in line
+
+
+def test_one_whose_plan_has_no_room_is_left_out_and_asked_again_the_next_time(
+    tmp_path: Path, cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(SPEEDS)
+    full = True
+
+    def open_one(candidate: Candidate) -> Engine:
+        if full and candidate == FAST:
+            raise OutputError("plan.bin cannot be written: No space left on device")
+        return bench.open_one(candidate)
+
+    question = make_question(tmp_path, SLOW, FAST)
+    with caplog.at_level(logging.INFO, logger="engines.choice"):
+        assert choose(question, open_one, cache=cache, clock=bench.clock) == SLOW
+    assert "without fast fp32: plan.bin cannot be written" in told(caplog)[-1]
+    (line,) = warned(caplog)
+    assert "plan.bin cannot be written" in line
+    full = False
+    assert choose(question, open_one, cache=cache, clock=bench.clock) == FAST
+
+
+def test_nothing_that_opens_is_the_error_where_the_cache_cannot_be_written_either(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    cache = EngineCache(tmp_path / "file" / "cache")
+    with pytest.raises(EngineError, match="no fast fp32 here.*no slow fp32 here"):
+        choose(make_question(tmp_path, FAST, SLOW), Bench({}).open_one, cache=cache)
 
 
 def with_manifest(question: Question, **changed: Any) -> Question:

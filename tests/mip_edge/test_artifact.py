@@ -354,20 +354,35 @@ def test_overwrite_leaves_a_folder_alone_that_is_no_bundle(tmp_path: Path) -> No
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"cat"
 
 
-def test_overwrite_leaves_the_manifest_of_another_program_and_a_link_alone(
-    bundle: Path, tmp_path: Path
-) -> None:
+def test_overwrite_leaves_the_manifest_of_another_program_alone(tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "manifest.json").write_text('{"name": "a web page"}', encoding="utf-8")
-    (tmp_path / "link").symlink_to(bundle)
-    for name in ("page", "link"):
-        with (
-            pytest.raises(OutputError, match=f"{name} is not a bundle of mip-edge alone"),
-            write_bundle(tmp_path / name, overwrite=True),
-        ):
-            pass
-    assert (tmp_path / "link").readlink() == bundle
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link", "page"]
+    with (
+        pytest.raises(OutputError, match="page is not a bundle of mip-edge alone"),
+        write_bundle(tmp_path / "page", overwrite=True),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_is_told_as_one_with_what_it_points_at_and_stays(
+    bundle: Path, tmp_path: Path, overwrite: bool, there: bool
+) -> None:
+    target = Path(bundle.name) if there else Path("gone")
+    (tmp_path / "link").symlink_to(target)  # as most are: beside what it points at
+    with (
+        pytest.raises(OutputError) as caught,
+        write_bundle(tmp_path / "link", overwrite=overwrite),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'link'} is a link, and no link is replaced: name what it points at "
+        f"({(tmp_path / target).resolve()}), or choose another place"
+    )
+    assert (tmp_path / "link").readlink() == target
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "link"]
 
 
 def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:

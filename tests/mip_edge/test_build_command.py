@@ -127,6 +127,16 @@ def test_turing_has_a_plan_of_its_own(
     assert plans[0].device == "compute capability 8.6, 12.0"
 
 
+def test_a_gpu_that_nothing_builds_for_is_refused_before_a_word_of_building(
+    tiny_unified_bundle: Path, builds: list[tuple[str, BuildOptions]]
+) -> None:
+    done = run(tiny_unified_bundle, "--compute-capability", "8.6", "--compute-capability", "x")
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: --compute-capability x: TensorRT-RTX builds ahead of time for ")
+    assert builds == []
+
+
 def test_every_option_of_the_command_reaches_the_builder(
     tiny_unified_bundle: Path, builds: list[tuple[str, BuildOptions]]
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -199,6 +201,33 @@ def test_a_used_up_quota_and_a_limit_of_files_become_one_line(
     assert result.exit_code == 1
     assert result.stderr.startswith(words)
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "cache --help"])
+def test_a_full_stdout_becomes_one_line_for_what_needs_no_command_too(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mip_edge", *words.split()],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: No space left on the disk. Free some, or choose another place.\n"
+    )
+
+
+@pytest.mark.parametrize("words", ["--help", "--version"])
+def test_a_reader_that_went_is_no_news(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "mip_edge", words],
+            stdout=writing, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(

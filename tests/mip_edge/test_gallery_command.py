@@ -73,7 +73,7 @@ def test_list_names_people_cameras_and_times(enrolled: Path) -> None:
 def test_show_names_tracklets_and_writes_the_kept_picture(enrolled: Path, tmp_path: Path) -> None:
     shown = run("show", enrolled, 1, "--thumbnails", tmp_path / "faces").stdout
     assert shown.startswith("identity 1 Ada\n  enrolled/")
-    assert shown.rstrip().endswith("1 pictures")
+    assert shown.rstrip().endswith("faces: 1 picture")
     assert (tmp_path / "faces" / "001.jpg").read_bytes()[:2] == b"\xff\xd8"
     lights = json.loads(run("show", enrolled, 2, "--json").stdout)["tracklets"]
     assert [t["modalities"] for t in lights] == [["visible"], ["infrared"]]
@@ -139,11 +139,116 @@ def test_an_export_travels_and_is_renumbered_where_it_comes_in(
     assert "--overwrite" in run("export", people, "-o", out, code=1).output
     fresh = run("import", tmp_path / "fresh.gallery", out)
     assert fresh.stdout.startswith("1 is 1 here\n2 is 2 here\n")
-    again = json.loads(run("import", people, out, "--json").stdout)["numbers"]
-    assert again == [{"was": 1, "is": 3}, {"was": 2, "is": 4}]
     with open_gallery(people) as gallery:
-        assert len(gallery) == 10
-        assert gallery.tracklets(3)[0].tracklet == f"{gallery.tracklets(1)[0].tracklet}~2"
+        names = [one.tracklet for who in (1, 2) for one in gallery.tracklets(who)]
+    with open_gallery(tmp_path / "fresh.gallery") as gallery:
+        assert [one.tracklet for who in (1, 2) for one in gallery.tracklets(who)] == names
+        assert gallery.labels() == {1: "Ada", 2: "Bob"}
+
+
+def test_one_file_imported_twice_doubles_nobody_and_says_so(people: Path, tmp_path: Path) -> None:
+    out, fresh = tmp_path / "people.npz", tmp_path / "fresh.gallery"
+    run("export", people, "-o", out)
+    first = run("import", fresh, out).stdout.splitlines()[-1]
+    assert first == f"{fresh}: 2 identities and 5 embeddings came, 5 in all"
+    before = run("list", fresh, "--json").stdout
+    assert run("import", fresh, out).stdout.splitlines() == [
+        "1 is 1 here already",
+        "2 is 2 here already",
+        f"{fresh}: 0 identities and 0 embeddings came, 5 were there already, 5 in all",
+    ]
+    assert run("list", fresh, "--json").stdout == before
+    assert json.loads(run("import", people, out, "--json").stdout) == {
+        "numbers": [{"was": 1, "is": 1}, {"was": 2, "is": 2}],
+        "added": 0,
+        "left_out": 5,
+    }
+
+
+def test_one_is_one_and_not_many(people: Path) -> None:
+    run("forget", people, 1, "--yes")
+    with open_gallery(people) as gallery:
+        run("split", people, 2, gallery.tracklets(2)[0].tracklet)
+    lines = run("list", people).stdout.splitlines()
+    assert [line.split()[2:4] for line in lines[:2]] == [["1", "embedding"]] * 2
+    assert lines[0].index("202") == lines[1].index("202")
+    assert "  1 embedding   202" in run("show", people, 2).stdout
+    run("forget", people, 2, "--yes")
+    assert run("list", people).stdout.splitlines()[-1].startswith("1 identity, 1 embedding of ")
+
+
+def gallery_of(*tracklets: tuple[int, str], seed: int = 0) -> MemoryGallery:
+    """An embedding of its own for each identity and tracklet, at the time of its place."""
+    gallery = MemoryGallery(fingerprint="m", dimension=6)
+    numbers: dict[int, int] = {}
+    rows = People(6, spread="random", seed=seed).draw(len(tracklets))
+    for place, (row, (who, name)) in enumerate(zip(rows, tracklets, strict=True)):
+        numbers[who] = gallery.add(
+            row,
+            identity=numbers.get(who),
+            camera="gate",
+            modality=Modality.VISIBLE,
+            time=float(place),
+            tracklet=name,
+        )
+    return gallery
+
+
+def held_by(gallery: MemoryGallery) -> dict[int, list[str]]:
+    return {
+        one.identity: [t.tracklet for t in gallery.tracklets(one.identity)]
+        for one in gallery.identities()
+    }
+
+
+def test_what_a_later_export_has_more_of_somebody_joins_whoever_that_is_here(
+    tmp_path: Path,
+) -> None:
+    here = gallery_of((1, "a"), (1, "b"), (2, "c"))
+    export_gallery(gallery_of((1, "a"), (1, "b"), (2, "c"), (1, "d"), (3, "e")), tmp_path / "npz")
+    done = import_gallery(here, tmp_path / "npz")
+    assert (done.numbers, done.known) == ({1: 1, 2: 2, 3: 3}, {1, 2})
+    assert (done.added, done.left_out) == (2, 3)
+    assert held_by(here) == {1: ["a", "b", "d"], 2: ["c"], 3: ["e"]}
+
+
+def test_what_a_hand_has_put_right_here_stays_when_the_file_comes_again(tmp_path: Path) -> None:
+    here = gallery_of((1, "a"), (1, "b"), (1, "c"), (2, "d"))
+    export_gallery(gallery_of((1, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")), tmp_path / "npz")
+    here.split(1, ["c"])
+    here.merge(2, 1)
+    here.label(1, "Ada")
+    done = import_gallery(here, tmp_path / "npz")
+    assert done.numbers == {1: 1, 2: 1}
+    assert held_by(here) == {1: ["a", "b", "d", "e"], 3: ["c"]}
+    assert here.labels() == {1: "Ada"}
+
+
+def test_a_second_name_is_not_that_of_another_tracklet_in_the_file(tmp_path: Path) -> None:
+    here = gallery_of((1, "a"))
+    export_gallery(gallery_of((1, "a"), (2, "a~2"), seed=1), tmp_path / "npz")
+    import_gallery(here, tmp_path / "npz")
+    assert held_by(here) == {1: ["a"], 2: ["a~3"], 3: ["a~2"]}
+
+
+def test_somebody_beyond_the_cap_stays_one_and_at_the_cap(tmp_path: Path) -> None:
+    there = gallery_of(*((who, f"{who} {place}") for who in (1, 2) for place in range(8)))
+    there.merge(2, 1)
+    export_gallery(there, tmp_path / "npz")
+    here = MemoryGallery(fingerprint="m", dimension=6)
+    for _ in range(3):
+        assert import_gallery(here, tmp_path / "npz").numbers == {1: 1}
+        assert (len(here), list(held_by(here))) == (8, [1])
+
+
+def test_another_tracklet_of_a_name_that_is_taken_comes_under_another(tmp_path: Path) -> None:
+    here = gallery_of((1, "a"), (2, ""))
+    export_gallery(gallery_of((1, "a"), (2, ""), seed=1), tmp_path / "npz")
+    done = import_gallery(here, tmp_path / "npz")
+    assert (done.numbers, done.added, done.left_out) == ({1: 3, 2: 4}, 2, 0)
+    assert held_by(here) == {1: ["a"], 2: [""], 3: ["a~2"], 4: [""]}
+    done = import_gallery(here, tmp_path / "npz")
+    assert (done.numbers, done.added, done.left_out) == ({1: 3, 2: 4}, 0, 2)
 
 
 def test_the_gallery_of_another_model_is_refused_in_one_line(
@@ -190,7 +295,7 @@ def test_an_export_imported_answers_the_same(
             tracklet=f"t{known}" if known % 2 else "",
         )
     assert export_gallery(one, path) == len(one)
-    numbers = import_gallery(other, path)
+    numbers = import_gallery(other, path).numbers
     for mine, theirs in zip(
         one.search(rows[count:], top_k=5, min_similarity=-1),
         other.search(rows[count:], top_k=5, min_similarity=-1),
@@ -200,6 +305,9 @@ def test_an_export_imported_answers_the_same(
             (t.identity, t.camera, t.time) for t in theirs
         ]
         assert [m.similarity for m in mine] == pytest.approx([t.similarity for t in theirs])
+    size = len(other)
+    assert import_gallery(other, path).left_out == len(one)
+    assert len(other) == size
     with pytest.raises(GalleryError, match="filled by model"):
         import_gallery(MemoryGallery(fingerprint="another", dimension=6), path)
 

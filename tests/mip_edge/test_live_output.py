@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import resource
 import sys
@@ -133,6 +134,68 @@ def test_frames_that_are_not_read_back_are_told(tmp_path: Path) -> None:
     assert video.finish()
     assert video.failed is not None
     assert "2 frames were written, 1 can be read back, perhaps the disk is full" in video.failed
+
+
+def test_a_video_that_cannot_take_its_name_is_told_with_where_it_lies_and_stays(
+    tmp_path: Path,
+) -> None:
+    video = VideoFile(tmp_path / "out.mp4", 10)
+    for seed in range(5):
+        video.write(noise(seed=seed))
+    (tmp_path / "out.mp4").mkdir()
+    assert not video.finish()
+    part = tmp_path / ".out.part.mp4"
+    assert video.failed == (
+        f"--save {tmp_path / 'out.mp4'}: what was written lies in {part}, for it cannot take "
+        "that name: Is a directory"
+    )
+    video.discard()
+    assert len(frames_of(part)) == 5
+
+
+def test_a_video_that_ends_early_and_cannot_take_its_name_tells_both(tmp_path: Path) -> None:
+    space = iter([PLENTY, 1000])
+    video = VideoFile(tmp_path / "out.mp4", 10, reserve=2000, free=lambda _: next(space))
+    (tmp_path / "out.mp4").mkdir()
+    for seed in range(CHECK_EVERY + 1):
+        video.write(noise(seed=seed))
+    assert video.failed is not None
+    assert "the disk is nearly full (0 MB are free): what was written lies in " in video.failed
+    assert not video.finish()
+    assert len(frames_of(tmp_path / ".out.part.mp4")) == CHECK_EVERY
+
+
+def test_a_video_that_cannot_be_read_back_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = VideoFile(tmp_path / "out.mp4", 10)
+    video.write(noise())
+
+    def refuse(_: Path) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(output_module, "_frames_of", refuse)
+    assert not video.finish()
+    assert video.failed is not None
+    assert ".out.part.mp4, for it cannot take that name: Input/output error" in video.failed
+    assert [path.name for path in tmp_path.iterdir()] == [".out.part.mp4"]
+
+
+def test_a_rest_that_does_not_play_and_cannot_be_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = VideoFile(tmp_path / "out.mp4", 10)
+    video.write(noise())
+    monkeypatch.setattr(output_module, "_frames_of", lambda _: 0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert not video.finish()
+    assert video.failed is not None
+    assert "1 frames were written, 0 can be read back" in video.failed
+    assert f"{tmp_path / '.out.part.mp4'} cannot be removed: Read-only file system" in caplog.text
 
 
 def test_a_frame_of_another_size_is_fitted_into_the_first(tmp_path: Path) -> None:

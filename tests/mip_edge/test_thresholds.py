@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engines.plan import graph_digest
@@ -27,7 +30,13 @@ from mip_edge.open_set import accepted_share
 from mip_edge.spec import Modality
 from mip_edge.synthetic.world import DatasetOptions, write_dataset
 from mip_edge.thresholding.calibrate import PeopleOptions, calibrate_thresholds
-from mip_edge.thresholding.learning import Learning, LearningOptions, learn_thresholds, rounded_up
+from mip_edge.thresholding.learning import (
+    Learning,
+    LearningOptions,
+    check_far,
+    learn_thresholds,
+    rounded_up,
+)
 from mip_edge.thresholding.people import choose_people
 from mip_edge.thresholding.tracklet import Comparisons, compare_tracklets
 from mip_edge.thresholds import ModalityPair, Thresholds
@@ -187,20 +196,63 @@ def test_intervals_are_of_people_and_not_of_comparisons() -> None:
     centres = np.eye(16, dtype=np.float32)
     centres[1] = centres[0] + 0.2 * centres[1]
     vectors = np.repeat(centres / np.linalg.norm(centres, axis=1, keepdims=True), 8, axis=0)
-    # 2 of 240 comparisons are of the twins
-    found = learn(vectors, LearningOptions(far=0.004, crops_per_query=1), people=16, crops=4)
+    # 4 of 480 comparisons are of the twins
+    found = learn(vectors, LearningOptions(far=0.005, crops_per_query=1), people=16, crops=4)
     visible = found.pairs[BOTH]
     assert visible.threshold > 0.98
     assert visible.threshold_low < 0.21
     assert visible.threshold_high >= visible.threshold
 
 
-def test_too_few_people_are_told_with_the_rate_that_they_can_tell() -> None:
-    found = learn(crowd(10), LearningOptions(far=0.001, bootstrap=5), people=10)
+def test_few_people_are_told_with_the_rate_that_they_can_tell() -> None:
+    found = learn(crowd(10), LearningOptions(far=0.02, bootstrap=5), people=10)
     # 10 people in two sessions meet 9 others: 180 comparisons in a light, 360 across
     line = found.warnings[0]
-    assert "FAR 0.001 cannot be told for visible-visible, infrared-infrared" in line
-    assert "180 comparisons of two people, 10,000 are needed. They tell FAR 0.056" in line
+    assert "FAR 0.02 cannot be told for visible-visible, infrared-infrared" in line
+    assert "180 comparisons of two people, 500 are needed. They tell FAR 0.056" in line
+
+
+def test_a_rate_below_one_of_all_comparisons_is_refused_with_both_ways_out() -> None:
+    # however often two people pass, they are 2 comparisons of one person with another
+    with pytest.raises(DatasetError) as caught:
+        learn(crowd(2, 40), LearningOptions(far=0.001), people=2, crops=40)
+    assert str(caught.value) == (
+        "--far 0.001 cannot be learnt for visible-visible, infrared-infrared, visible-infrared: "
+        "there are 2 comparisons of one person with another, of which a single false accept is a "
+        "share of 0.5. Give at least 33 people, seen in both lights, or take --far 0.5 or more"
+    )
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 40), st.floats(0.0005, 0.4))
+def test_what_a_refusal_advises_is_never_refused(
+    visible: int, infrared: int, both: int, far: float
+) -> None:
+    def check(visible: int, infrared: int, both: int, far: float) -> None:
+        both = min(both, visible, infrared)
+        seen = [(f"{number}", VISIBLE) for number in range(visible)]
+        seen += [(f"{number + visible - both}", INFRARED) for number in range(infrared)]
+        check_far([name for name, _ in seen], [light for _, light in seen], far)
+
+    try:
+        check(visible, infrared, both, far)
+    except DatasetError as error:
+        found = re.search(r"at least (\d+) people.* --far ([\d.e-]+) or more$", str(error))
+        assert found is not None
+        check(visible, infrared, both, float(found[2]))
+        people = int(found[1])
+        check(people, people, people, far)
+        assert people * (people - 1) >= 1 / far > (people - 1) * (people - 2)
+
+
+def test_people_seen_in_one_light_alone_are_counted_by_pair() -> None:
+    # 3 visible and 2 infrared people, one of them in both: 6, 2 and 3 x 2 - 1 = 5 comparisons
+    names = ["a", "b", "c", "c", "d"]
+    lights = [VISIBLE] * 3 + [INFRARED] * 2
+    check_far(names, lights, 0.5)
+    with pytest.raises(DatasetError, match="for infrared-infrared: there are 2 comparisons"):
+        check_far(names, lights, 0.2)
+    with pytest.raises(DatasetError, match="for infrared-infrared, visible-infrared: there are 2"):
+        check_far(names, lights, 0.19)
 
 
 def test_one_threshold_for_all_is_told_with_the_rate_of_each_pair() -> None:
@@ -220,7 +272,7 @@ def test_one_threshold_for_all_is_told_with_the_rate_of_each_pair() -> None:
 def test_two_people_of_one_embedding_have_no_threshold() -> None:
     same = np.tile(crowd(1, 1)[:1], (2 * 2 * 4, 1))
     with pytest.raises(DatasetError, match="two people have embeddings of cosine 1"):
-        learn(same, people=2, crops=4)
+        learn(same, replace(FIRST, far=0.5), people=2, crops=4)
 
 
 def test_a_light_with_one_person_is_refused() -> None:
@@ -301,6 +353,18 @@ def test_data_that_were_not_those_of_the_training_are_refused(
     assert len({one.identity for one in choose_people(other, data, never_seen=True).samples}) == 8
 
 
+def test_files_that_are_no_images_are_told_once(
+    tiny_bundle: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "people"
+    shutil.copytree(data, folder)
+    (folder / "train" / "visible" / "notes.txt").touch()
+    bundle = trained_on(tiny_bundle, folder)
+    caplog.clear()
+    choose_people(bundle, folder)
+    assert caplog.text.count("1 other files") == 1
+
+
 def test_a_bundle_that_does_not_say_whom_it_knows_needs_somebody_to_say_so(
     tiny_bundle: Path, data: Path
 ) -> None:
@@ -347,6 +411,23 @@ def test_all_else_in_the_bundle_stays_to_the_byte(tiny_bundle: Path, calibrated:
     for modality in Modality:
         graphs = before.graph_path(modality), after.graph_path(modality)
         assert graph_digest(before, graphs[0]) == graph_digest(after, graphs[1])
+
+
+def test_a_rate_that_cannot_be_learnt_is_refused_before_anything_is_embedded_or_written(
+    tiny_bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("embedded for nothing")
+
+    monkeypatch.setattr("mip_edge.thresholding.calibrate.embed_samples", never)
+    call = ["calibrate-thresholds", str(tiny_bundle), str(data), "--never-seen"]
+    done = CliRunner().invoke(cli, [*call, "-o", str(tmp_path / "bundle")])
+    assert done.exit_code == 1
+    # 8 people are 8 x 7 comparisons
+    (line,) = done.stderr.splitlines()
+    assert "--far 0.001 cannot be learnt" in line
+    assert line.endswith("or take --far 0.018 or more")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_thresholds_let_a_measured_choice_stand(
