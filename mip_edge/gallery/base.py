@@ -130,6 +130,12 @@ class Gallery(Protocol):
         never given out or forgotten, or a file that cannot be written.
         """
 
+    def hold(self) -> None:
+        """Let nobody else write before the next `add`, `merge` or `flush` is done.
+
+        What is asked after it holds until then. Raises: GalleryError if others write for too long.
+        """
+
     def search(
         self,
         embeddings: Embeddings,

@@ -61,18 +61,34 @@ class Connection:
         return not self.read("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def create_tables(self, meta: dict[str, str | int]) -> None:
-        """Make the tables, whole or not at all. Raises: GalleryError."""
+        """Make the tables, whole or not at all; those of a process that was quicker stay.
+
+        Raises: GalleryError.
+        """
         with self._told("written"):
             self._db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-            if self.path != MEMORY:
-                self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("BEGIN IMMEDIATE")
-            for statement in TABLES.split(";"):
-                self._db.execute(statement)
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            if self.is_new:
+                for statement in TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+                self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._db.execute("COMMIT")
+            if self.path != MEMORY:
+                self._log_ahead()
+
+    def _log_ahead(self) -> None:
+        """Go over to WAL; for others who are at the file SQLite itself does not wait here."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def check_tables(self) -> None:
         """Refuse what is no gallery, or one of another version. Raises: GalleryError."""

@@ -26,8 +26,30 @@ class IndexFollower:
 
     def refresh(self) -> None:
         """See what another process has written since the last look."""
-        if self._db.in_transaction:
-            return  # nobody else can have
+        if not self._db.in_transaction:  # else nobody can have
+            self._look()
+
+    def begin(self) -> None:
+        """Nobody else writes until the next commit, and what they wrote until now is seen.
+
+        To wait for them takes its time: what was looked up before it may hold no more.
+        """
+        if not self._db.in_transaction:
+            self._db.begin()
+            self._look()
+
+    def add(self, keys: Sequence[int], embeddings: Embeddings) -> None:
+        """These (N, D) were added to the tables here since `begin`, the newest last."""
+        self._index.add(keys, embeddings)
+        self._newest = keys[-1]
+
+    def drop(self, keys: Sequence[int]) -> None:
+        """The tables have lost these by our own hand."""
+        if keys:
+            self._index.remove(keys)
+        self._removals = self._store.removals
+
+    def _look(self) -> None:
         version = self._db.version()
         if version == self._version:
             return
@@ -41,17 +63,6 @@ class IndexFollower:
             self._newest = keys[-1]
         self._version, self._removals = version, removals
         self._store.removals = removals
-
-    def add(self, keys: Sequence[int], embeddings: Embeddings) -> None:
-        """These (N, D) were added to the tables here, the newest last."""
-        self._index.add(keys, embeddings)
-        self._newest = keys[-1]
-
-    def drop(self, keys: Sequence[int]) -> None:
-        """The tables have lost these by our own hand."""
-        if keys:
-            self._index.remove(keys)
-        self._removals = self._store.removals
 
     def _resynchronise(self) -> None:
         """What was written was taken back: the index follows."""

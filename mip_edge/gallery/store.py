@@ -66,6 +66,12 @@ class Store:
 
     def new_identity(self) -> int:
         """A number that was never given out, by no process that ever opened this gallery."""
+        self.reserve()
+        self._next += 1
+        return self._next - 1
+
+    def reserve(self) -> None:
+        """See that there is a number for the next; it may commit, and another write between."""
         if self._next == self._ceiling:
             self.db.commit()
             self.db.begin()
@@ -73,8 +79,6 @@ class Store:
             self._ceiling = self._next + _RESERVED
             self.db.write("UPDATE meta SET value=? WHERE key='next_identity'", (self._ceiling,))
             self.db.commit()
-        self._next += 1
-        return self._next - 1
 
     def give_back_numbers(self) -> None:
         """Those reserved and not given out, if no other process has reserved since."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -107,19 +108,22 @@ class StoredGallery:
     ) -> int:
         """Keep one embedding, as `base.Gallery.add` says."""
         rows = check_embeddings(embedding[np.newaxis], self._dimension)
-        self._follower.refresh()
-        known = None if identity is None else self._store.current(identity)
         jpeg = _encode(thumbnail) if self._thumbnails and thumbnail is not None else None
-        who = self._store.new_identity() if known is None else known
-        self._db.begin()
-        key, home = self._store.insert(
-            Addition(rows[0], who, camera, modality, time, tracklet, quality, jpeg)
-        )
-        gone = self._store.drop_redundant(home, modality)
-        self._follower.add([key], renormalise(rows))
-        self._follower.drop(gone)
+        asked = self._store.new_identity() if identity is None else identity
+        with self._alone():
+            who = self._store.current(asked)
+            key, home = self._store.insert(
+                Addition(rows[0], who, camera, modality, time, tracklet, quality, jpeg)
+            )
+            gone = self._store.drop_redundant(home, modality)
+            self._follower.add([key], renormalise(rows))
+            self._follower.drop(gone)
         self._db.commit_if_due()
         return who
+
+    def hold(self) -> None:
+        """Nobody else writes until what follows is written, as `base.Gallery.hold` says."""
+        self._follower.begin()
 
     def new_identity(self) -> int:
         """A number that was never given out, for `add_many`."""
@@ -136,9 +140,8 @@ class StoredGallery:
             return
         rows = np.stack([new.embedding for new in additions])
         check_embeddings(rows, self._dimension)
-        self._follower.refresh()
         self._db.commit()
-        self._db.begin()
+        self._follower.begin()
         keys, homes = [], set()
         for new in additions:
             key, home = self._store.insert(new)
@@ -185,28 +188,29 @@ class StoredGallery:
 
     def reassign(self, tracklet: str, identity: int) -> None:
         """Give all embeddings of one tracklet to another identity. Raises: GalleryError."""
-        self._follower.refresh()
-        self._follower.drop(people.reassign(self._store, tracklet, identity))
+        with self._alone():
+            self._follower.drop(people.reassign(self._store, tracklet, identity))
         self._db.commit_if_due()
 
     def merge(self, identity: int, into: int) -> int:
         """`identity` was `into` all the time; gives the number of this merge, for `undo_merge`."""
-        self._follower.refresh()
-        number = people.merge(self._store, identity, into)
+        with self._alone():
+            number = people.merge(self._store, identity, into)
         self._db.commit()
         return number
 
     def undo_merge(self, merge: int) -> int:
         """What was merged becomes an identity again; gives it. Raises: GalleryError."""
-        self._follower.refresh()
-        identity = people.undo_merge(self._store, merge)
+        with self._alone():
+            identity = people.undo_merge(self._store, merge)
         self._db.commit()
         return identity
 
     def split(self, identity: int, tracklets: Collection[str]) -> int:
         """Take tracklets away from an identity; gives the new identity that they become."""
-        self._follower.refresh()
-        new, gone = people.split(self._store, identity, tracklets)
+        self._store.reserve()
+        with self._alone():
+            new, gone = people.split(self._store, identity, tracklets)
         self._follower.drop(gone)
         self._db.commit()
         return new
@@ -217,8 +221,8 @@ class StoredGallery:
         Its rows are overwritten with zeros, and the log of SQLite is written back and emptied.
         Raises: GalleryError for a number that is none, or if another process reads that log.
         """
-        self._follower.refresh()
-        gone = people.forget(self._store, self._store.current(identity))
+        with self._alone():
+            gone = people.forget(self._store, self._store.current(identity))
         self._db.commit()
         self._follower.drop(gone)
         if not self._db.truncate_log():
@@ -232,16 +236,16 @@ class StoredGallery:
 
         Those with a label stay, whatever the bounds say.
         """
-        self._follower.refresh()
-        identities, gone = people.prune(self._store, self._bounds, now, len(self._index))
+        with self._alone():
+            identities, gone = people.prune(self._store, self._bounds, now, len(self._index))
         self._db.commit()
         self._follower.drop(gone)
         return identities
 
     def label(self, identity: int, label: str) -> None:
         """Give an identity a name; an empty one takes it away. Raises: GalleryError."""
-        self._follower.refresh()
-        self._store.label(self._store.current(identity), label)
+        with self._alone():
+            self._store.label(self._store.current(identity), label)
         self._db.commit()
 
     def identities(self) -> list[IdentityRecord]:
@@ -303,6 +307,16 @@ class StoredGallery:
     def __len__(self) -> int:
         self._follower.refresh()
         return len(self._index)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What is looked up inside still holds when it is written; a refusal keeps nobody out."""
+        self._follower.begin()
+        try:
+            yield
+        except GalleryError:
+            self._db.commit()
+            raise
 
     def __enter__(self) -> Self:
         return self

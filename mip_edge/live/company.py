@@ -28,6 +28,10 @@ class Company:
             self.tracklets[key] = Tracklet(key, name, EmbeddingSet(self._kept))
         return self.tracklets[key]
 
+    def is_of_another_run(self, name: str) -> bool:
+        """Whether another live run gave that tracklet its name."""
+        return name.count("/") >= 2 and not name.startswith(f"{self._run}/")
+
     def holders(self, identity: int | None) -> list[Tracklet]:
         """Those who are held for this identity, or for nobody yet."""
         return [one for one in self.tracklets.values() if one.identity == identity]

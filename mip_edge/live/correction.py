@@ -53,5 +53,3 @@ class Corrections:
         if by_hand:
             for one in self._company.holders(identity):
                 one.kept = True
-        if tracklet.untold is None:
-            tracklet.untold = previous

@@ -10,8 +10,8 @@ that source). "box" is [x1, y1, x2, y2] in pixels of the frame. "score" is the d
                       width, height, rate}]
     appeared          track, box, score, modality: a track began
     matched           track, identity, score (the similarity), pair, threshold (of that pair),
-                      margin (to the second best; null: there is none), previous (who it was held
-                      for before; null: nobody), box: this track is a known person from here on
+                      margin (to the second best; null: there is none), previous (who it was told
+                      to be before; null: nobody), box: this track is a known person from here on
     new               track, identity, previous, box: this track is somebody not seen before, or
                       with previous perhaps whom a hand named though nothing there resembles it
     uncertain         track, candidates [{identity, score, pair, threshold}], reason, box: perhaps

@@ -70,12 +70,14 @@ class Identifier:
         embedded = list(sightings)
         for sighting in embedded:
             self._company.tracklet(sighting.key).gather(sighting)
-        # In most steps there is nothing to decide, and nothing is asked of the gallery.
-        if embedded or any(self._is_due(one) or self._is_contested(one) for one in present):
-            # Also those out of sight: whom they are nobody beside them can be.
-            self._corrections.follow(self._company.tracklets.values())
         # A track that came back from behind something may find its identity taken by a newer one.
-        for tracklet in sorted(present, key=lambda t: (t.views.count, t.key)):
+        contested = any(self._is_contested(one) for one in present)
+        # In most steps there is nothing to decide, and nothing is asked of the gallery.
+        if embedded or contested or any(self._is_due(one) for one in present):
+            # Also those out of sight: whom they are nobody beside them can be.
+            contested |= self._corrections.follow(self._company.tracklets.values())
+        # Each is asked again: where one gives way, the other may stay.
+        for tracklet in sorted(present, key=lambda t: (t.views.count, t.key)) if contested else ():
             if self._is_contested(tracklet):
                 self._settle(tracklet, final=True)
         ripe = [
@@ -143,17 +145,11 @@ class Identifier:
 
     def _tell_correction(self, tracklet: Tracklet) -> None:
         """A track that is in no frame has no box to be told with: it waits until it is seen."""
-        previous = tracklet.untold
-        if previous is None or tracklet.identity is None:
+        if tracklet.identity in (None, tracklet.told):
             return
         candidates = self._likeness.candidates(tracklet)
-        tracklet.untold = None
-        if tracklet.identity == previous:
-            return
         tracklet.match = next((c for c in candidates if c.identity == tracklet.identity), None)
-        self._outcomes.append(
-            Assignment(tracklet.key, tracklet.identity, tracklet.match, None, previous)
-        )
+        self._append(tracklet, None)
 
     def _settle(self, tracklet: Tracklet, *, final: bool) -> None:
         """Give it an identity, or tell that it has none yet."""
@@ -192,7 +188,12 @@ class Identifier:
             self._outcomes.append(Doubt(tracklet.key, tuple(candidates[:3]), decision.reason))
 
     def _become(self, tracklet: Tracklet, match: Candidate | None, lead: float | None) -> None:
-        if self._corrections.follow([tracklet]):
+        try:
+            self._gallery.hold()
+        except GalleryError:
+            self._recognise(tracklet, match, lead)
+            raise
+        if self._corrections.follow([tracklet]) or (match and not self._is_there(match.identity)):
             return  # a hand was quicker
         previous = tracklet.identity
         tracklet.match, tracklet.doubt, tracklet.kept = match, None, False
@@ -209,26 +210,38 @@ class Identifier:
         try:
             self._remember(tracklet, match.identity if match is not None else None)
         except GalleryError:
-            # Who can be read is recognised, though nothing can be written.
-            if previous is None and match is not None:
-                tracklet.identity = match.identity
-                self._tell(tracklet, lead, previous)
+            self._recognise(tracklet, match, lead)
             raise
         # Told before the gallery is asked again: it holds that by now, and may fail at the rest.
-        self._tell(tracklet, lead, previous)
+        self._tell(tracklet, lead)
         if previous is not None and tracklet.identity is not None:
             self._gallery.reassign(tracklet.name, tracklet.identity)
 
-    def _tell(self, tracklet: Tracklet, lead: float | None, previous: int | None) -> None:
+    def _recognise(self, tracklet: Tracklet, match: Candidate | None, lead: float | None) -> None:
+        """Who can be read is recognised, though nothing can be written."""
+        if tracklet.identity is None and match is not None:
+            tracklet.identity, tracklet.match, tracklet.doubt = match.identity, match, None
+            self._tell(tracklet, lead)
+
+    def _tell(self, tracklet: Tracklet, lead: float | None) -> None:
         """It has an identity now, and nobody whom it was seen with has that one."""
         assert tracklet.identity is not None
         # Also those who are not in this frame, or gone: no merge may make them one.
         self._company.twins.part(tracklet.identity, self._company.taken(tracklet))
         # At once: the next tracklet of this very step may be at another camera.
         self._company.whereabouts.see(tracklet.identity, tracklet.key[0], tracklet.time)
+        self._append(tracklet, lead)
+
+    def _append(self, tracklet: Tracklet, lead: float | None) -> None:
+        assert tracklet.identity is not None
+        previous = None if tracklet.told == tracklet.identity else tracklet.told
+        tracklet.told = tracklet.identity
         self._outcomes.append(
             Assignment(tracklet.key, tracklet.identity, tracklet.match, lead, previous)
         )
+
+    def _is_there(self, identity: int) -> bool:
+        return bool(self._gallery.tracklets(identity))
 
     def _stands_for(self, tracklet: Tracklet, identity: int) -> bool:
         """Nothing else is known of this identity but what this tracklet brought."""
@@ -255,13 +268,15 @@ class Identifier:
 
     def _remember_last(self, gone: Tracklet) -> None:
         """What it showed since the last look, unless it was about to be somebody else by then."""
+        if gone.views.count > gone.remembered and gone.query() is not None:
+            self._gallery.hold()
         self._corrections.follow([gone])
         if (
             gone.identity is not None
             and gone.challenger is None
             and gone.views.count > gone.remembered
             and gone.query() is not None
-            and self._gallery.tracklets(gone.identity)
+            and self._is_there(gone.identity)
         ):
             self._remember(gone, gone.identity)
 
@@ -292,7 +307,8 @@ class Identifier:
             if own is not None and tracklet.match is not None:
                 tracklet.match = own
             # Again: what was asked of the gallery took its time.
-            if not self._corrections.follow([tracklet]):
+            self._gallery.hold()
+            if not self._corrections.follow([tracklet]) and self._is_there(tracklet.identity):
                 self._remember(tracklet, tracklet.identity)
         elif tracklet.streak >= self._options.patience and not tracklet.kept:
             self._become(tracklet, rival if challenger[0] is Verdict.MATCHED else None, None)
@@ -319,6 +335,12 @@ class Identifier:
             return False
         if not self._company.twins.agree(older, newer):
             return False
+        self._gallery.hold()
+        if not (self._is_there(older) and self._is_there(newer)):
+            return False  # another was quicker
+        if self._likeness.together(older, newer):
+            self._company.twins.part(older, [newer])
+            return False
         self._merge(newer, older, min(kept.similarity, lost.similarity))
         return True
 
@@ -326,6 +348,7 @@ class Identifier:
         number = self._gallery.merge(identity, into)
         self.merges += 1
         self._company.unite(identity, into)
-        for holder in self._company.holders(identity):
-            holder.identity = into
+        for one in self._company.tracklets.values():
+            one.identity = into if one.identity == identity else one.identity
+            one.told = into if one.told == identity else one.told
         self._outcomes.append(Merge(number, identity, into, similarity))

@@ -11,8 +11,6 @@ from mip_edge.gallery.base import Gallery
 from mip_edge.live.event import EventLog
 
 OUTPUT = "--gallery"
-FLUSH_PAUSE = 1.0
-"""Seconds between two flushes: nobody else who writes to the file waits for longer."""
 PRUNE_PAUSE = 10.0
 """Seconds between two looks at what the gallery may let go."""
 QUIET = 60.0
@@ -40,7 +38,6 @@ class GalleryKeeper:
     def __init__(self, gallery: Gallery, log: EventLog, now: Callable[[], float]) -> None:
         """`now` is monotonic."""
         self._gallery, self._log, self._now = gallery, log, now
-        self._flushed = now()
         self._pruned: float | None = None
         self._failed_at: float | None = None
         self._rest_until = now()
@@ -66,14 +63,13 @@ class GalleryKeeper:
         return time + self._log.jumped
 
     def look_after(self, present: float) -> list[int]:
-        """To be called often; gives the identities that went. `present` in the run's time."""
+        """To be called after each step; gives who went. `present` in the run's time."""
         now = self._now()
         if self._failed_at is not None and now - self._failed_at > QUIET:
             self._failed_at = None
             self._log.output_back(OUTPUT, self._spell)
-        if now - self._flushed >= FLUSH_PAUSE:
-            self._flushed = now
-            self.flush()
+        # At once: what waits to be committed keeps all others from writing.
+        self.flush()
         if self._pruned is None:
             self._pruned = present
         if present - self._pruned < PRUNE_PAUSE:

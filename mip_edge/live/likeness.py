@@ -53,6 +53,22 @@ class Likeness:
         candidates = self.candidates(tracklet)
         return candidates[0].surplus if candidates else UNLIKE
 
+    def together(self, one: int, other: int) -> bool:
+        """Another run had tracks of both before one camera at one time: it saw that they are two.
+
+        By what the gallery keeps of them. What this run saw itself, it knows.
+        """
+        times: dict[str, list[tuple[float, float]]] = {}
+        for found in self._gallery.tracklets(one):
+            run_camera = found.tracklet.rpartition("/")[0]
+            times.setdefault(run_camera, []).append((found.first_time, found.last_time))
+        return any(
+            first <= found.last_time and found.first_time <= last
+            for found in self._gallery.tracklets(other)
+            if self._company.is_of_another_run(found.tracklet)
+            for first, last in times.get(found.tracklet.rpartition("/")[0], ())
+        )
+
     def alike(self, one: int, other: int) -> bool:
         """The nearest views of both are one person's, by the threshold of their lights."""
         (rows, lights), (columns, others) = map(self._gallery.embeddings_of, (one, other))

@@ -129,8 +129,8 @@ class Tracklet:
     """A hand gave it to its identity: it leaves for nobody."""
     kept: bool = False
     """A hand put it together with others: no likeness takes it away from them."""
-    untold: int | None = None
-    """Whom it was held for before a hand gave it to another, until that is told."""
+    told: int | None = None
+    """Who the events say that it is, or was before he was forgotten; None: nobody yet."""
 
     def gather(self, sighting: Sighting) -> None:
         """Take in one embedded crop."""
@@ -145,7 +145,7 @@ class Tracklet:
 
     def name_nobody(self) -> None:
         """Who it was held for is gone, and what spoke for and against it with him."""
-        self.identity, self.match, self.untold = None, None, None
+        self.identity, self.match = None, None
         self.challenger, self.streak = None, 0
         self.placed = self.kept = False
 

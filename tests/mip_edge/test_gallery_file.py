@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from mip_edge.errors import GalleryError, OptionError
 from mip_edge.gallery import connection
+from mip_edge.gallery.schema import describe
 from mip_edge.gallery.sqlite import SqliteGallery, open_gallery
 from mip_edge.spec import Crop, Embeddings, Modality
 
@@ -309,3 +311,90 @@ def test_a_large_gallery_follows_what_others_add_and_forget(tmp_path: Path) -> N
         assert [f[0].identity for f in found if f] == [*people[:3], *people[4:]]
         assert found[3] == []
     assert [file.name for file in tmp_path.iterdir()] == ["people.gallery"], "nothing beside it"
+
+
+# Two runs fill one gallery
+
+
+def while_it_waits(
+    gallery: SqliteGallery, monkeypatch: pytest.MonkeyPatch, deed: Callable[[], object]
+) -> None:
+    """`deed` of another process is done while this one waits for its turn to write."""
+    begin, todo = gallery._db.begin, [deed]
+
+    def late() -> None:
+        if todo and not gallery._db.in_transaction:
+            todo.pop()()
+        begin()
+
+    monkeypatch.setattr(gallery._db, "begin", late)
+
+
+def test_what_another_process_adds_while_this_one_waits_to_write_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = units(0, 3)
+    with make(tmp_path / "a.gallery") as one, make(tmp_path / "a.gallery") as other:
+        first = put(one, rows[0], tracklet="first")
+        one.flush()
+        added: list[int] = []
+
+        def add() -> None:
+            added.append(put(other, rows[1], tracklet="other"))
+            other.flush()
+
+        while_it_waits(one, monkeypatch, add)
+        put(one, rows[2], first, tracklet="first")
+        one.flush()
+        (found,) = one.search(rows[1:2], top_k=1, min_similarity=0.9)
+        assert [match.identity for match in found] == added
+        assert len(one) == 3
+
+
+def test_two_who_merge_the_same_two_at_once_make_no_circle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(tmp_path / "a.gallery") as one, make(tmp_path / "a.gallery") as other:
+        first, second = (put(one, row, tracklet=str(n)) for n, row in enumerate(units(0, 2)))
+        one.flush()
+        while_it_waits(one, monkeypatch, lambda: other.merge(first, second))
+        with pytest.raises(GalleryError, match="is merged into 2 already"):
+            one.merge(second, first)
+        assert one.current(first) == second
+        put(other, units(1, 1)[0])
+        other.flush()  # who was refused keeps nobody out
+
+
+def test_a_crop_that_waits_while_its_person_is_merged_goes_to_whom_he_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = units(0, 3)
+    with make(tmp_path / "a.gallery") as one, make(tmp_path / "a.gallery") as other:
+        first, second = (put(one, row, tracklet=str(n)) for n, row in enumerate(rows[:2]))
+        one.flush()
+        while_it_waits(one, monkeypatch, lambda: other.merge(second, first))
+        assert put(one, rows[2], second, tracklet="1") == first
+        assert [record.identity for record in one.identities()] == [first]
+
+
+def test_who_is_forgotten_while_a_crop_of_his_waits_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(tmp_path / "a.gallery") as one, make(tmp_path / "a.gallery") as other:
+        who = put(one, units(0, 1)[0], tracklet="t")
+        one.flush()
+        while_it_waits(one, monkeypatch, lambda: other.forget(who))
+        with pytest.raises(GalleryError, match="was forgotten"):
+            put(one, units(1, 1)[0], who, tracklet="t")
+        assert one.identities() == []
+
+
+def test_who_makes_a_gallery_that_another_has_just_made_takes_that(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.gallery")
+    one, other = connection.Connection(path), connection.Connection(path)
+    for db, dimension in ((one, 8), (other, 9)):
+        db.create_tables(describe("f" * 64, dimension, thumbnails=False))
+    assert other.read("SELECT value FROM meta WHERE key='dimension'") == [(8,)]
+    for db in (one, other):
+        assert db.read("PRAGMA journal_mode") == [("wal",)]
+        db.close()

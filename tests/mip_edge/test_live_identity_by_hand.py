@@ -236,6 +236,49 @@ def test_whom_a_hand_named_and_then_forgot_is_somebody_new(scene: Scene) -> None
     assert scene.who("gate", 1) not in (None, 1, new)
 
 
+def test_who_was_forgotten_is_told_with_whom_he_was_held_for_before(scene: Scene) -> None:
+    scene.steps(3, gate={1: ANNA}, yard={1: BORIS})
+    scene.hand.forget(1)
+    ((key, who, previous),) = assignments(scene.steps(3, gate={1: ANNA}, yard={1: BORIS}))
+    assert (key, previous) == (("gate", 1), 1)
+    assert who == scene.who("gate", 1) != 1
+
+
+def test_who_is_forgotten_before_his_crop_is_written_is_no_failure_of_the_gallery(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.steps(3, gate={1: ANNA})
+    hold, todo = scene.gallery.hold, [lambda: scene.hand.forget(1)]
+
+    def late() -> None:
+        if todo:
+            todo.pop()()
+        hold()
+
+    monkeypatch.setattr(scene.gallery, "hold", late)
+    scene.steps(4, gate={1: ANNA})
+    assert scene.gallery.failures == 0
+    assert scene.who("gate", 1) not in (None, 1)
+
+
+def test_two_runs_that_merge_the_same_two_at_once_agree(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.steps(2, gate={1: ANNA}, yard={1: CARLA})
+    hold, merged = scene.gallery.hold, list[int]()
+
+    def late() -> None:
+        if not merged and scene.identifier._company.tracklets["yard", 1].streak >= 2:
+            merged.append(scene.hand.merge(2, 1))
+        hold()
+
+    monkeypatch.setattr(scene.gallery, "hold", late)
+    outcomes = scene.steps(12, gate={1: None}, yard={1: ANNA})
+    assert merged
+    assert not [o for o in outcomes if isinstance(o, Merge)]
+    assert assignments(outcomes) == [(("yard", 1), 1, 2)]
+
+
 def test_a_correction_between_the_look_and_the_writing_holds(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

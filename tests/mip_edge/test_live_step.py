@@ -56,6 +56,10 @@ class Faulty(MemoryGallery):
         self._call("add")
         return super().add(embedding, **how)
 
+    def hold(self) -> None:
+        self._call("hold")
+        super().hold()
+
     def reassign(self, tracklet: str, identity: int) -> None:
         self._call("reassign")
         super().reassign(tracklet, identity)
@@ -126,12 +130,15 @@ def test_a_change_of_mind_that_is_in_the_gallery_is_told_though_the_rest_of_it_f
     assert scene.failures == 1
 
 
-def test_who_is_known_is_recognised_while_nothing_can_be_written_and_kept_when_it_can() -> None:
+@pytest.mark.parametrize("call", ["add", "hold"])
+def test_who_is_known_is_recognised_while_nothing_can_be_written_and_kept_when_it_can(
+    call: str,
+) -> None:
     scene = Scene()
     for _ in range(2):
         scene.step(gate={1: ANNA})
     before = len(scene.gallery)
-    scene.gallery.fails["add"] = 0
+    scene.gallery.fails[call] = 0
     told = [one for _ in range(4) for one in scene.step(yard={7: ANNA}, hall={3: BORIS})]
     (assignment,) = [one for one in told if isinstance(one, Assignment)]
     assert (assignment.key, assignment.identity, assignment.previous) == (("yard", 7), 1, None)
