@@ -170,6 +170,12 @@ class Gallery(Protocol):
     def split(self, identity: int, tracklets: Collection[str]) -> int:
         """Take tracklets away from an identity; gives the new identity that they become."""
 
+    def taken_apart(self, identity: int) -> set[int]:
+        """Who was taken from this identity by `undo_merge` or `split`, or it from them.
+
+        They are two people by somebody's word; a `merge` of both ends that.
+        """
+
     def forget(self, identity: int) -> None:
         """Remove an identity and all that is known of it, for good."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 from mip_edge.errors import GalleryError
@@ -27,7 +28,10 @@ def keep_to_cap(store: Store, home: int) -> list[int]:
 
 
 def merge(store: Store, identity: int, into: int) -> int:
-    """Move the tracklets of one identity to another, and note which; gives the merge."""
+    """Move the tracklets of one identity to another, and note which; gives the merge.
+
+    What took the two apart before holds no more.
+    """
     for one in (identity, into):
         if store.current(one) != one:
             raise GalleryError(f"identity {one} is merged into {store.current(one)} already")
@@ -43,6 +47,9 @@ def merge(store: Store, identity: int, into: int) -> int:
     )
     sql = "INSERT INTO moved SELECT ?, id FROM tracklet WHERE identity=?"
     store.db.write(sql, (number, identity))
+    ones, others = store.members(identity), store.members(into)
+    for one, other in (*itertools.product(ones, others), *itertools.product(others, ones)):
+        store.db.write("DELETE FROM apart WHERE one=? AND other=?", (one, other))
     store.db.write("UPDATE tracklet SET identity=? WHERE identity=?", (into, identity))
     store.db.write("UPDATE identity SET merged_into=? WHERE id=?", (into, identity))
     store.touch(into)
@@ -74,6 +81,7 @@ def undo_merge(store: Store, number: int) -> int:
     store.db.write("DELETE FROM moved WHERE merge=?", (number,))
     store.db.write("DELETE FROM merge WHERE id=?", (number,))
     store.db.write("UPDATE identity SET merged_into=NULL WHERE id=?", (identity,))
+    store.db.write("INSERT OR IGNORE INTO apart VALUES (?, ?)", (identity, into))
     store.touch(identity)
     store.touch(into)
     return int(identity)
@@ -96,7 +104,16 @@ def split(store: Store, identity: int, tracklets: Collection[str]) -> tuple[int,
     for name in names:
         row = store.db.read("SELECT id FROM tracklet WHERE name=?", (name,))[0][0]
         store.move(row, identity, new)
+    store.db.write("INSERT OR IGNORE INTO apart VALUES (?, ?)", (new, identity))
     return new, keep_to_cap(store, new)
+
+
+def taken_apart(store: Store, identity: int) -> set[int]:
+    """Who was taken from this identity by `undo_merge` or `split`, or it from them."""
+    everyone = store.members(store.current(identity))
+    rows = store.db.read_in("SELECT other FROM apart WHERE one IN (?)", everyone)
+    rows += store.db.read_in("SELECT one FROM apart WHERE other IN (?)", everyone)
+    return {store.current(row[0]) for row in rows}
 
 
 def forget(store: Store, identity: int, *, remember_number: bool = True) -> list[int]:
@@ -111,6 +128,7 @@ def forget(store: Store, identity: int, *, remember_number: bool = True) -> list
         ):
             store.db.write("DELETE FROM moved WHERE merge=?", row)
             store.db.write("DELETE FROM merge WHERE id=?", row)
+        store.db.write("DELETE FROM apart WHERE ? IN (one, other)", (one,))
         store.db.write("DELETE FROM identity WHERE id=?", (one,))
         if remember_number:
             store.db.write("INSERT OR IGNORE INTO forgotten VALUES (?)", (one,))
@@ -156,6 +174,9 @@ def make_final(store: Store, before: float) -> list[int]:
         store.db.write("DELETE FROM merge WHERE id=?", (number,))
         label = store.db.read("SELECT label FROM identity WHERE id=?", (identity,))[0][0]
         store.db.write("UPDATE identity SET label=? WHERE id=? AND label=''", (label, into))
+        for column in ("one", "other"):
+            sql = f"UPDATE OR REPLACE apart SET {column}=? WHERE {column}=?"
+            store.db.write(sql, (into, identity))
         # Those merged into it before point past it from now on.
         store.db.write("UPDATE identity SET merged_into=? WHERE merged_into=?", (into, identity))
         store.db.write("DELETE FROM identity WHERE id=?", (identity,))

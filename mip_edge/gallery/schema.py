@@ -49,10 +49,15 @@ CREATE TABLE moved (
     merge INTEGER NOT NULL, tracklet INTEGER NOT NULL, PRIMARY KEY (merge, tracklet)
 ) WITHOUT ROWID;
 CREATE INDEX moved_by_tracklet ON moved (tracklet);
+CREATE TABLE apart (
+    one INTEGER NOT NULL, other INTEGER NOT NULL, PRIMARY KEY (one, other)
+) WITHOUT ROWID;
+CREATE INDEX apart_by_other ON apart (other);
 CREATE TABLE forgotten (identity INTEGER PRIMARY KEY);
 """
 """`tracklet.identity` is whose it is, `home` whose it was before merges: the cap of an identity is
-kept for each home, so that a merge can be undone without loss. `forgotten` holds numbers alone."""
+kept for each home, so that a merge can be undone without loss. `apart` names two that a hand took
+from each other. `forgotten` holds numbers alone."""
 
 
 def describe(fingerprint: str, dimension: int, *, thumbnails: bool) -> dict[str, str | int]:

@@ -215,6 +215,11 @@ class StoredGallery:
         self._db.commit()
         return new
 
+    def taken_apart(self, identity: int) -> set[int]:
+        """Who was taken from this identity, as `base.Gallery.taken_apart` says."""
+        self._follower.refresh()
+        return people.taken_apart(self._store, identity)
+
     def forget(self, identity: int) -> None:
         """Remove an identity and all that is known of it, for good.
 

@@ -202,7 +202,7 @@ class Identifier:
             previous is not None
             and match is not None
             and self._stands_for(tracklet, previous)
-            and not self._company.apart(previous, match.identity)
+            and not self._are_two(previous, match.identity)
         ):
             self._merge(previous, match.identity, match.similarity)
             self._remember(tracklet, match.identity)
@@ -338,11 +338,19 @@ class Identifier:
         self._gallery.hold()
         if not (self._is_there(older) and self._is_there(newer)):
             return False  # another was quicker
-        if self._likeness.together(older, newer):
-            self._company.twins.part(older, [newer])
+        if self._are_two(older, newer):
             return False
         self._merge(newer, older, min(kept.similarity, lost.similarity))
         return True
+
+    def _are_two(self, one: int, other: int) -> bool:
+        """They were seen together, by this run or another, or a hand once took them apart."""
+        if self._company.apart(one, other):
+            return True
+        two = other in self._gallery.taken_apart(one) or self._likeness.together(one, other)
+        if two:
+            self._company.twins.part(one, [other])
+        return two
 
     def _merge(self, identity: int, into: int, similarity: float) -> None:
         number = self._gallery.merge(identity, into)

@@ -456,6 +456,26 @@ def test_a_split_takes_named_tracklets_to_a_new_identity(gallery: Gallery) -> No
         gallery.split(who, ["b"])
 
 
+def test_who_was_taken_apart_by_hand_is_known_until_a_merge_says_otherwise(
+    gallery: StoredGallery,
+) -> None:
+    first, other = put(gallery, X, tracklet="a"), put(gallery, Z, tracklet="c")
+    put(gallery, Y, first, tracklet="b")
+    assert gallery.taken_apart(first) == set()
+    second = gallery.split(first, ["b"])
+    assert (gallery.taken_apart(first), gallery.taken_apart(second)) == ({second}, {first})
+    # Who one of them turns out to be was taken from the other too, and is so when that is undone.
+    number = gallery.merge(second, other)
+    assert (gallery.taken_apart(first), gallery.taken_apart(other)) == ({other}, {first})
+    gallery.undo_merge(number)
+    assert gallery.taken_apart(second) == {first, other}
+    assert (gallery.taken_apart(first), gallery.taken_apart(other)) == ({second}, {second})
+    gallery.merge(second, first)
+    assert (gallery.taken_apart(first), gallery.taken_apart(other)) == ({other}, {first})
+    gallery.forget(other)
+    assert gallery.taken_apart(first) == set()
+
+
 def test_a_forgotten_identity_is_gone_and_its_number_too(gallery: StoredGallery) -> None:
     first, second = put(gallery, X, tracklet="a"), put(gallery, Y)
     third = put(gallery, Z, tracklet="c")
@@ -510,6 +530,17 @@ def test_an_old_merge_is_final_and_keeps_to_the_cap_of_one(folder: Path) -> None
     ]
     with pytest.raises(GalleryError, match="too long ago"):
         gallery.undo_merge(number)
+
+
+def test_who_was_taken_apart_stays_so_when_an_old_merge_is_final() -> None:
+    bounds = GalleryBounds(undo_age=50.0)
+    gallery = MemoryGallery(fingerprint="model", dimension=DIMENSION, bounds=bounds)
+    first, second = put(gallery, X, tracklet="a"), put(gallery, Y, tracklet="b")
+    put(gallery, Z, second, tracklet="c")
+    third = gallery.split(second, ["c"])
+    gallery.merge(second, first)
+    gallery.prune(now=60.0)
+    assert (gallery.taken_apart(first), gallery.taken_apart(third)) == ({third}, {first})
 
 
 def test_a_thumbnail_is_kept_of_the_best_crop_of_a_tracklet(gallery: StoredGallery) -> None:

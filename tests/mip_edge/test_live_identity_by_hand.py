@@ -136,6 +136,18 @@ def test_a_merge_undone_after_both_have_left_is_not_made_again(scene: Scene) -> 
     assert scene.owners()["yard/1"] == 2
 
 
+@pytest.mark.parametrize("deed", ["split", "undo"])
+def test_no_later_run_merges_whom_a_hand_took_apart(scene: Scene, deed: str) -> None:
+    scene.steps(3, gate={1: ANNA}, yard={1: ANNA})
+    new = scene.hand.split(1, ["run/yard/1"])
+    if deed == "undo":
+        scene.hand.undo_merge(scene.hand.merge(new, 1))
+    later = Scene(scene.gallery, scene.hand)
+    outcomes = later.steps(30, hall={1: ANNA}, cellar={1: ANNA})
+    assert not [one for one in outcomes if isinstance(one, Merge)]
+    assert {one.identity for one in scene.hand.identities()} == {1, new}
+
+
 def test_a_merge_by_hand_is_followed_and_told(scene: Scene) -> None:
     scene.steps(3, gate={1: ANNA}, yard={1: BORIS}, hall={1: BORIS})
     assert [scene.who(camera, 1) for camera in ("gate", "yard", "hall")] == [1, 2, 2]
