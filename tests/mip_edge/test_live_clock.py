@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mip_edge.gallery.base import GalleryBounds
 from mip_edge.gallery.memory import MemoryGallery
-from mip_edge.live.box import Detections
 from mip_edge.live.event import EventLog
 from mip_edge.live.keeper import PRUNE_PAUSE, SETTLE, GalleryKeeper
 from mip_edge.live.loop import LiveOptions, run_live
@@ -22,10 +19,9 @@ from mip_edge.live.need import NeedOptions
 from mip_edge.live.source_options import SourceOptions
 from mip_edge.live.travel import Travel
 from mip_edge.spec import Crop, Embeddings, Modality
+from tests.mip_edge.stage import RATE, FindsBright, Passage, Told
 
-RATE = 20.0
 YEARS = 56 * 365.25 * 86_400
-Picture = NDArray[np.uint8]
 
 
 class Clocks:
@@ -40,19 +36,6 @@ class Clocks:
     def wall(self) -> datetime:
         steady = datetime(1970, 1, 2, tzinfo=timezone.utc) + timedelta(seconds=self.seconds)
         return steady + timedelta(seconds=self.offset)
-
-
-class Told:
-    """An event sink that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[Mapping[str, Any]] = []
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -148,47 +131,6 @@ def test_a_clock_that_jumps_back_stops_no_pruning_and_takes_nobody_too_soon(
 # In a run
 
 
-class Film:
-    """A capture of somebody bright who is there from one frame to another."""
-
-    def __init__(self, first: int, last: int) -> None:
-        self._there, self._index = range(first, last), -1
-
-    def isOpened(self) -> bool:
-        return True
-
-    def grab(self) -> bool:
-        self._index += 1
-        return self._index < 80
-
-    def retrieve(self) -> tuple[bool, Picture]:
-        image: Picture = np.full((240, 320, 3), 30, np.uint8)
-        if self._index in self._there:
-            stripes = np.where(np.arange(120) // 6 % 2, 240, 200)[:, None, None]
-            image[60:180, 20 + 3 * self._index : 65 + 3 * self._index] = stripes
-        return True, image
-
-    def get(self, propId: int) -> float:
-        return RATE if propId == cv2.CAP_PROP_FPS else 0.0
-
-    def release(self) -> None:
-        pass
-
-
-class Walker:
-    """A detector that finds what is bright."""
-
-    def detect(self, images: Sequence[Picture], indices: Sequence[int]) -> list[Detections]:
-        return [self._find(image) for image in images]
-
-    def _find(self, image: Picture) -> Detections:
-        rows, columns = np.nonzero(image[:, :, 0] > 120)
-        if not len(rows):
-            return Detections.empty()
-        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        return Detections(np.array([box], np.float32), np.ones(1, np.float32))
-
-
 class Embedder:
     """Sees one person in all crops, who turns a little."""
 
@@ -206,12 +148,12 @@ def test_rows_after_a_jump_have_the_right_time_and_travel_windows_notice_nothing
     jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks, begin = Clocks(), 1_000_000.0
-    monkeypatch.setattr("mip_edge.live.camera.open_detector", lambda *_, **__: Walker())
+    monkeypatch.setattr("mip_edge.live.camera.open_detector", lambda *_, **__: FindsBright())
     monkeypatch.setattr(
         "mip_edge.live.audience.EventLog",
         lambda sinks, **options: EventLog(sinks, clock=clocks.wall, now=clocks.now, **options),
     )
-    films = {"gate": Film(0, 20), "yard": Film(40, 80)}
+    films = {"gate": Passage(80, range(20)), "yard": Passage(80, range(40, 80))}
     gallery = MemoryGallery(fingerprint="one", dimension=2)
 
     def set_right(cameras: Sequence[Any]) -> None:

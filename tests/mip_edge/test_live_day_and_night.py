@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mip_edge.errors import GalleryError
 from mip_edge.gallery.base import GalleryBounds
 from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.gallery.sqlite import SqliteGallery
@@ -36,6 +35,7 @@ from mip_edge.live.outcome import Assignment, Doubt, Merge
 from mip_edge.live.source_options import SourceOptions
 from mip_edge.spec import Crop, Embeddings, Modality
 from mip_edge.thresholds import ModalityPair
+from tests.mip_edge.stage import FullDisk
 
 RATE = 20.0
 Picture = NDArray[np.uint8]
@@ -328,17 +328,6 @@ def test_a_disk_that_is_full_stops_neither_the_run_nor_the_other_outputs(
     assert "out.mp4" in failed["output"]
     assert report.failures == (failed["reason"],)
     assert events_of(path, "end")
-
-
-class FullDisk(MemoryGallery):
-    """A gallery on a disk that is full for a while."""
-
-    full = False
-
-    def add(self, embedding: Any, **how: Any) -> int:
-        if self.full:
-            raise GalleryError("site.gallery cannot be written: no space left on the disk")
-        return super().add(embedding, **how)
 
 
 def test_a_gallery_on_a_full_disk_stops_nothing_and_is_told_once(tmp_path: Path) -> None:

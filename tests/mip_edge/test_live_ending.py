@@ -17,11 +17,10 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from mip_edge.commands import live as command
-from mip_edge.errors import EngineError, GalleryError
+from mip_edge.errors import EngineError
 from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.live import output as output_module
 from mip_edge.live.audience import Audience
-from mip_edge.live.box import Detections
 from mip_edge.live.camera import Camera
 from mip_edge.live.keeper import GalleryKeeper
 from mip_edge.live.loop import LiveOptions, LiveReport, run_live
@@ -33,51 +32,12 @@ from mip_edge.live.screen import Screen
 from mip_edge.live.source_options import SourceOptions
 from mip_edge.live.view import CameraView
 from mip_edge.spec import Crop, Embeddings, Modality
+from tests.mip_edge.stage import RATE, CountedGallery, FindsBright, FullDisk, Passage
 
-RATE, FRAMES = 20.0, 40
+FRAMES = 40
 DIES_AT = 20
 """The step, from 0, in which the embedder dies: its first 20 are whole."""
 Picture = NDArray[np.uint8]
-
-
-class Film:
-    """A capture of somebody bright who walks from left to right."""
-
-    def __init__(self) -> None:
-        self._index = -1
-
-    def isOpened(self) -> bool:
-        return True
-
-    def grab(self) -> bool:
-        self._index += 1
-        return self._index < FRAMES
-
-    def retrieve(self) -> tuple[bool, Picture]:
-        image: Picture = np.full((240, 320, 3), 30, np.uint8)
-        stripes = np.where(np.arange(120) // 6 % 2, 240, 200)[:, None, None]
-        image[60:180, 20 + 3 * self._index : 65 + 3 * self._index] = stripes
-        return True, image
-
-    def get(self, propId: int) -> float:
-        return RATE if propId == cv2.CAP_PROP_FPS else 0.0
-
-    def release(self) -> None:
-        pass
-
-
-class Walker:
-    """A detector that finds what is bright."""
-
-    def detect(self, images: Sequence[Picture], indices: Sequence[int]) -> list[Detections]:
-        return [
-            Detections(np.array([self._box(image)], np.float32), np.ones(1, np.float32))
-            for image in images
-        ]
-
-    def _box(self, image: Picture) -> list[int]:
-        rows, columns = np.nonzero(image[:, :, 0] > 120)
-        return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
 
 class Embedder:
@@ -96,18 +56,9 @@ class Embedder:
         return np.tile(np.array([1, 0], np.float32), (len(crops), 1))
 
 
-class Flushed(MemoryGallery):
-    """Counts how often it is asked to flush."""
-
-    flushes = 0
-
-    def flush(self) -> None:
-        self.flushes += 1
-
-
 @pytest.fixture(autouse=True)
 def walker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mip_edge.live.camera.open_detector", lambda *_, **__: Walker())
+    monkeypatch.setattr("mip_edge.live.camera.open_detector", lambda *_, **__: FindsBright())
 
 
 def play(
@@ -127,7 +78,7 @@ def play(
         embedder,
         gallery=gallery,
         on_step=on_step,
-        capture=lambda _: Film(),
+        capture=lambda _: Passage(FRAMES),
     )
 
 
@@ -163,7 +114,7 @@ def test_a_run_that_dies_keeps_what_it_recorded_and_tells_what_it_died_of(
     path, videos, gallery = (
         tmp_path / "events.jsonl",
         tmp_path / "site",
-        Flushed(fingerprint="one", dimension=2),
+        CountedGallery(fingerprint="one", dimension=2),
     )
     with pytest.raises(type(error)) as caught:
         play(Embedder(error), gallery=gallery, events=path, save=videos)
@@ -213,7 +164,7 @@ def test_a_clean_up_that_fails_hides_neither_the_first_error_nor_the_other_clean
     path, video, gallery = (
         tmp_path / "events.jsonl",
         tmp_path / "out.mp4",
-        Flushed(fingerprint="one", dimension=2),
+        CountedGallery(fingerprint="one", dimension=2),
     )
     with pytest.raises(EngineError, match="the first"):
         play(Embedder(EngineError("the first")), gallery=gallery, events=path, save=video)
@@ -401,17 +352,6 @@ def test_a_disk_that_is_full_at_the_last_line_is_known_to_the_report(
 
 
 # A gallery that fails as tracks end
-
-
-class FullDisk(MemoryGallery):
-    """A gallery that takes no more from some time on."""
-
-    full = False
-
-    def add(self, embedding: Any, **how: Any) -> int:
-        if self.full:
-            raise GalleryError("site.gallery cannot be written: no space left on the disk")
-        return super().add(embedding, **how)
 
 
 def test_a_gallery_that_is_full_when_people_leave_ends_no_run(tmp_path: Path) -> None:

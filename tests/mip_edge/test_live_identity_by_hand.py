@@ -19,6 +19,7 @@ from mip_edge.live.identity import Identifier
 from mip_edge.live.outcome import Assignment, IdentityOptions, Merge, Outcome, Sighting
 from mip_edge.spec import Embeddings, Modality
 from mip_edge.thresholds import ModalityPair, Thresholds
+from tests.mip_edge.stage import sightings_of
 
 OPTIONS = IdentityOptions(
     Thresholds.uniform(0.8), min_crops=2, recheck_crops=1, margin=0.05, patience=2
@@ -47,13 +48,7 @@ class Scene:
     def step(self, **cameras: dict[int, Embeddings | None]) -> list[Outcome]:
         """{camera: {track: embedding or None}}; what was added is in the file then."""
         self.time += 1.0
-        sightings = [
-            Sighting((camera, track), VISIBLE, self.time, embedding)
-            for camera, tracks in cameras.items()
-            for track, embedding in tracks.items()
-            if embedding is not None
-        ]
-        visible = {camera: list(tracks) for camera, tracks in cameras.items()}
+        visible, sightings = sightings_of(cameras, self.time)
         outcomes = list(self.identifier.step(visible, sightings, self.time))
         self.gallery.flush()
         return outcomes

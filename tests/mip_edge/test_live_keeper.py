@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from mip_edge.errors import GalleryError
 from mip_edge.gallery.base import GalleryBounds
-from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.live.event import EventLog
 from mip_edge.live.keeper import OUTPUT, PRUNE_PAUSE, QUIET, REST, GalleryKeeper
 from mip_edge.spec import Modality
+from tests.mip_edge.stage import CountedGallery, Told
 
 
 class Clock:
@@ -23,29 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Told:
-    """An event sink that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[Mapping[str, Any]] = []
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
-
-
-class CountedGallery(MemoryGallery):
-    """Counts how often it is asked to flush."""
-
-    flushes = 0
-
-    def flush(self) -> None:
-        self.flushes += 1
-        super().flush()
 
 
 @pytest.fixture

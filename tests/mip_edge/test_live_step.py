@@ -20,10 +20,11 @@ from mip_edge.live.box import Detections
 from mip_edge.live.identity import Identifier
 from mip_edge.live.loop import LiveOptions, LiveReport, run_live
 from mip_edge.live.need import NeedOptions
-from mip_edge.live.outcome import Assignment, IdentityOptions, Merge, Outcome, Sighting
+from mip_edge.live.outcome import Assignment, IdentityOptions, Merge, Outcome
 from mip_edge.live.source_options import SourceOptions
 from mip_edge.spec import Crop, Embeddings, Modality
 from mip_edge.thresholds import Thresholds
+from tests.mip_edge.stage import sightings_of
 
 OPTIONS = IdentityOptions(
     Thresholds.uniform(0.8), min_crops=2, recheck_crops=1, margin=0.05, patience=2
@@ -76,12 +77,7 @@ class Scene:
 
     def step(self, **cameras: dict[int, Embeddings]) -> list[Outcome]:
         self.time += 1.0
-        sightings = [
-            Sighting((camera, track), Modality.VISIBLE, self.time, embedding)
-            for camera, tracks in cameras.items()
-            for track, embedding in tracks.items()
-        ]
-        visible = {camera: list(tracks) for camera, tracks in cameras.items()}
+        visible, sightings = sightings_of(cameras, self.time)
         found: list[Outcome] = []
         try:
             found = self.identifier.step(visible, sightings, self.time)

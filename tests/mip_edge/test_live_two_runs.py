@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from mip_edge.gallery.memory import MemoryGallery
 from mip_edge.live.identity import Identifier
-from mip_edge.live.outcome import Assignment, IdentityOptions, Merge, Outcome, Sighting
+from mip_edge.live.outcome import Assignment, IdentityOptions, Merge, Outcome
 from mip_edge.live.tracker import TrackKey
-from mip_edge.spec import Embeddings, Modality
+from mip_edge.spec import Embeddings
 from mip_edge.thresholds import Thresholds
+from tests.mip_edge.stage import sightings_of
 
 OPTIONS = IdentityOptions(
     Thresholds.uniform(0.8), min_crops=2, recheck_crops=1, margin=0.05, patience=2
@@ -36,12 +37,7 @@ class Run:
 
     def step(self, **cameras: dict[int, Embeddings]) -> list[Outcome]:
         self.time += 1.0
-        sightings = [
-            Sighting((camera, track), Modality.VISIBLE, self.time, embedding)
-            for camera, tracks in cameras.items()
-            for track, embedding in tracks.items()
-        ]
-        visible = {camera: list(tracks) for camera, tracks in cameras.items()}
+        visible, sightings = sightings_of(cameras, self.time)
         outcomes = self.identifier.step(visible, sightings, self.time)
         self.gallery.flush()
         for outcome in outcomes:
