@@ -1,4 +1,4 @@
-"""Where the drawn pictures go: a video file, a window."""
+"""Where the drawn pictures go: a video file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -220,31 +219,3 @@ def _frames_of(path: Path) -> int:
         return count if count > 0 and capture.read()[0] else 0
     finally:
         capture.release()
-
-
-class Window:
-    """A window that shows the cameras; q or Escape closes it."""
-
-    TITLE = "mip-edge live"
-
-    def __init__(self) -> None:
-        """Raises: OutputError where there is no display."""
-        # Without a display the window toolkit ends the whole process, so ask before it does.
-        displays = ("DISPLAY", "WAYLAND_DISPLAY")
-        if sys.platform.startswith("linux") and not any(os.environ.get(d) for d in displays):
-            raise OutputError("--show needs a display and there is none; use --save out.mp4")
-        try:
-            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
-        except cv2.error as error:
-            raise OutputError(
-                "--show: this OpenCV is built without windows; use --save out.mp4"
-            ) from error
-
-    def show(self, picture: Picture) -> bool:
-        """Show one picture; False when the user has closed the window."""
-        cv2.imshow(self.TITLE, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-
-    def close(self) -> None:
-        """Close the window."""
-        cv2.destroyWindow(self.TITLE)

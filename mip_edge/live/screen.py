@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mip_edge.live.output import Window
 from mip_edge.live.recorder import Background, Mosaic, Recorder
 from mip_edge.live.view import CameraView
+from mip_edge.live.window import Window
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from mip_edge.errors import OutputError
 from mip_edge.live import output as output_module
 from mip_edge.live import recorder as recorder_module
 from mip_edge.live import screen as screen_module
-from mip_edge.live.output import CHECK_EVERY, VideoFile, Window, least_bytes, video_paths
+from mip_edge.live.output import CHECK_EVERY, VideoFile, least_bytes, video_paths
 from mip_edge.live.recorder import LONGEST_STILL, Recorder
 from mip_edge.live.screen import Screen
 from mip_edge.live.view import CameraView, TrackLabel
@@ -234,16 +233,6 @@ def test_a_folder_that_may_not_be_written_is_told_at_once(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="cannot be written"):
         VideoFile(tmp_path / "out.mp4", 10)
-
-
-def test_no_display_is_told_before_the_toolkit_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(OutputError, match="--save"):
-        Window()
 
 
 # Names
