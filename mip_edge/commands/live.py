@@ -161,7 +161,7 @@ logger = logging.getLogger(__name__)
     type=click.Path(path_type=Path),
     help="Write all cameras in one picture to this .mp4, or to this folder, with a video of each.",
 )
-@click.option("--show", is_flag=True, help="Show all cameras in a window; q closes it.")
+@click.option("--show", is_flag=True, help="Show all cameras in a window; q ends the run.")
 @click.option(
     "--serve",
     metavar="[HOST:]PORT",
