@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from rich.console import Console
 from rich.progress import track
 
 from engines.table import DEFAULT_ENGINE, DEFAULT_PRECISION
+from mip_edge.arrays import open_arrays
 from mip_edge.data.folder import find_images
 from mip_edge.data.image import IMAGE_SUFFIXES, read_image
 from mip_edge.embedder import Embedder
@@ -66,9 +66,7 @@ class StoredEmbeddings:
     def load(cls, path: Path) -> StoredEmbeddings:
         """Reads the .npz; no code in it runs. Raises: GalleryError for any other file."""
         try:
-            # opened here, for numpy leaves a file open that it cannot read; and no `np.load`, whose
-            # advice about any other file is to load it unsafely
-            with path.open("rb") as stream, NpzFile(stream) as stored:
+            with open_arrays(path) as stored:
                 loaded = cls(
                     np.asarray(stored["embeddings"], dtype=np.float32),
                     tuple(str(name) for name in stored["paths"]),

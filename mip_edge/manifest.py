@@ -18,8 +18,9 @@ from mip_edge.thresholds_record import FIGURES, LearntThresholds
 SCHEMA_VERSION = 4
 FORMAT = "mip-edge bundle"
 MANIFEST_NAME = "manifest.json"
-EXPORT_ANEW = "Export it anew with: mip-edge export WEIGHTS -o BUNDLE"
-COPY_AGAIN = "Copy the folder again, or export it anew with: mip-edge export WEIGHTS -o BUNDLE"
+_ANEW = "it anew with: mip-edge export WEIGHTS -o BUNDLE"
+EXPORT_ANEW = f"Export {_ANEW}"
+COPY_AGAIN = f"Copy the folder again, or export {_ANEW}"
 _DIGEST_KEY = "digest"
 """Where the manifest holds the SHA-256 of all its other keys."""
 
@@ -203,8 +204,7 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"{path} has schema version {version}; this mip-edge {__version__} reads "
-            f"{SCHEMA_VERSION}. Use the mip-edge that made it, or export it anew with: "
-            "mip-edge export WEIGHTS -o BUNDLE"
+            f"{SCHEMA_VERSION}. Use the mip-edge that made it, or export {_ANEW}"
         )
     fault = find_fault(document) or _find_contradiction(document)
     if fault is not None:

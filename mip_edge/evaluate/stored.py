@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from mip_edge.arrays import open_arrays
 from mip_edge.data.dataset import Dataset, Sample
 from mip_edge.embedding import check_output
 from mip_edge.errors import GalleryError, OutputError
@@ -95,9 +95,7 @@ def _name(sample: Sample, root: Path) -> str:
 
 def _read(path: Path) -> tuple[NDArray[np.float32], list[str], str, str]:
     try:
-        # opened here, for numpy leaves a file open that it cannot read; and no `np.load`, whose
-        # advice about any other file is to load it unsafely
-        with path.open("rb") as stream, NpzFile(stream) as stored:
+        with open_arrays(path) as stored:
             embeddings = np.asarray(stored["embeddings"], dtype=np.float32)
             paths = [str(name) for name in stored["paths"]]
             fingerprint = str(stored["fingerprint"])

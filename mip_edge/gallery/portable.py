@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from mip_edge.arrays import open_arrays
 from mip_edge.errors import GalleryError
 from mip_edge.gallery.store import Addition
 from mip_edge.gallery.stored import StoredGallery
@@ -157,9 +157,7 @@ def _free_name(gallery: StoredGallery, name: str, coming: Collection[str]) -> st
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # opened here, for numpy leaves a file open that it cannot read; and no `np.load`, whose
-        # advice about any other file is to load it unsafely
-        with path.open("rb") as stream, NpzFile(stream) as stored:
+        with open_arrays(path) as stored:
             content = {name: stored[name] for name in stored.files}
         version = int(content["version"])
         count = len(content["embeddings"])
